@@ -1,7 +1,28 @@
 //! What Kubernetes `NetworkPolicy` means, and nothing else.
 //!
-//! Objects of the cluster, reduced to the few fields policy needs ([`model`]), flow in; verdict tables and plans
-//! that change one table into another flow out. No I/O, no clock, no async, no kernel types: everything here can be
-//! tested with plain values.
+//! Objects of the cluster, reduced to the few fields policy needs ([`model`]), flow into the [`engine`]; verdict
+//! [`tables`] and [`plan`]s that change one table into another flow out. No I/O, no clock, no async, no kernel types:
+//! everything here can be tested with plain values.
+//!
+//! | module | in | out |
+//! |---|---|---|
+//! | [`selector`] | labels and a selector | whether they match |
+//! | [`ports`] | rule ports | canonical [`PortSet`]s |
+//! | [`engine`] | objects, in any order | [`Tables`], and the [`Plan`] since the last one |
+//! | [`plan`] | recorded and desired tables | actions in an order that never shows a half-applied policy |
+//! | [`matrix`] | objects | who reaches whom, through the engine's tables |
+//! | [`reference`] | objects | the same answer straight from the API's words, for tests to compare with |
 
+pub mod engine;
+pub mod matrix;
 pub mod model;
+pub mod plan;
+pub mod ports;
+pub mod reference;
+pub mod selector;
+pub mod tables;
+
+pub use engine::{Engine, LocalPod, Scope};
+pub use plan::{Action, Plan};
+pub use ports::{PortRange, PortSet};
+pub use tables::{ClassId, PeerClass, PeerEntry, Subject, Tables};
