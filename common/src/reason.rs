@@ -1,0 +1,71 @@
+//! Why a packet passed or was dropped: one number for each, counted per direction.
+
+/// Declares reasons with their number, name (in metrics and messages) and meaning.
+macro_rules! reasons {
+    ($( $(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, )+) => {
+        /// Why a packet passed or was dropped. Numbers are stable: counters are pinned.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $( $(#[doc = $doc])+ $name = $number, )+
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$( Self::$name, )+];
+
+            /// The reason's name, as in metrics and messages.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$name => $text, )+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The direction is not isolated.
+    NotIsolated = 0, "not-isolated",
+    /// Belongs to a flow that was allowed.
+    Established = 1, "established",
+    /// A policy allows the new flow.
+    AllowedByPolicy = 2, "allowed-by-policy",
+    /// To or from the pod's own node.
+    Node = 3, "node",
+    /// ARP, neighbour discovery or multicast listener messages: the link does not work without.
+    Link = 4, "link",
+    /// No policy allows the flow.
+    DeniedByPolicy = 16, "denied-by-policy",
+    /// The pod behind the veth is not known yet.
+    Quarantined = 17, "quarantined",
+    /// The frame is too short or contradicts itself.
+    Malformed = 18, "malformed",
+    /// Neither IPv4, IPv6 nor ARP.
+    UnknownEtherType = 19, "unknown-ethertype",
+    /// A fragment that came without its first one, so that its ports are not known.
+    OrphanFragment = 20, "orphan-fragment",
+    /// A veth that carries the program but has no endpoint.
+    NoEndpoint = 21, "no-endpoint",
+}
+
+impl Reason {
+    /// First reason that drops.
+    const FIRST_DROP: u8 = 16;
+
+    /// Whether a packet with this reason is dropped.
+    #[must_use]
+    pub const fn drops(self) -> bool {
+        self as u8 >= Self::FIRST_DROP
+    }
+
+    /// Where this reason's packets of one direction are counted.
+    #[must_use]
+    pub const fn counter(self, direction: u8) -> u32 {
+        direction as u32 * Self::COUNTERS_PER_DIRECTION + self as u32
+    }
+
+    const COUNTERS_PER_DIRECTION: u32 = 64;
+
+    /// Entries of map `COUNTERS`.
+    pub const COUNTERS: usize = (crate::direction::COUNT * Self::COUNTERS_PER_DIRECTION) as usize;
+}

@@ -1,0 +1,11 @@
+//! State of the whole data path.
+
+map_types! {
+    /// The one value of map `STATE`.
+    pub struct State [8] {
+        /// Policy generation. Goes up after verdicts changed, so that flows allowed under an earlier one are judged again.
+        pub generation: u32 = 0,
+        /// Epoch of the peer tables in use (see [`crate::peer`]); the next agent takes the next one.
+        pub epoch: u32 = 4,
+    }
+}

@@ -1,0 +1,94 @@
+//! What differs between IPv4 and IPv6: the width of an address, and the maps it is looked up in.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use postern_common::conntrack::{Flow, Flow4, Flow6};
+use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+
+use crate::maps::{FLOWS4, FLOWS6, PEERS4, PEERS6, PREFIXES4, PREFIXES6};
+
+/// An address of one family.
+pub trait Address: Copy {
+    /// Key of this family's flow map.
+    type FlowKey;
+
+    /// The flow between a pod and a peer, from the pod's point of view.
+    fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
+
+    /// The flow's entry.
+    fn flow(key: &Self::FlowKey) -> Option<*mut Flow>;
+
+    /// Remembers a flow; where the map is full, the least recently used one goes.
+    fn remember(key: &Self::FlowKey, flow: &Flow) -> Result<(), i32>;
+
+    /// Forgets a flow.
+    fn forget(key: &Self::FlowKey);
+
+    /// The peer that an address is, by its own entry or else by the longest CIDR that holds it.
+    fn peer(self, epoch: u32) -> Option<Peer>;
+
+    /// The address in 16 bytes, for keys that both families share.
+    fn widen(self) -> [u8; 16];
+
+    /// Added to the protocol in such keys.
+    const FAMILY: u32;
+}
+
+macro_rules! address_family {
+    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal) => {
+        impl Address for [u8; $bytes] {
+            type FlowKey = $flow;
+
+            #[inline(always)]
+            fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> $flow {
+                $flow {
+                    ifindex,
+                    pod: pod.0,
+                    peer: peer.0,
+                    pod_port: pod.1,
+                    peer_port: peer.1,
+                    protocol: u32::from(protocol),
+                }
+            }
+
+            #[inline(always)]
+            fn flow(key: &$flow) -> Option<*mut Flow> {
+                $flows.get_ptr_mut(key)
+            }
+
+            #[inline(always)]
+            fn remember(key: &$flow, flow: &Flow) -> Result<(), i32> {
+                $flows.insert(key, flow, u64::from(BPF_ANY))
+            }
+
+            #[inline(always)]
+            fn forget(key: &$flow) {
+                // Another CPU may have been faster: gone is gone.
+                let _ = $flows.remove(key);
+            }
+
+            #[inline(always)]
+            fn peer(self, epoch: u32) -> Option<Peer> {
+                // SAFETY: entries are replaced by the agent as a whole; a torn read of class and flags is not possible,
+                // since both are read from one 8-byte value that the kernel copies before it publishes the element.
+                if let Some(peer) = unsafe { $peers.get($peer { epoch, address: self }) } {
+                    return Some(*peer);
+                }
+                let address = $prefix { epoch: epoch.to_be_bytes(), address: self };
+                $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()
+            }
+
+            #[inline(always)]
+            fn widen(self) -> [u8; 16] {
+                let mut wide = [0; 16];
+                wide[..$bytes].copy_from_slice(&self);
+                wide
+            }
+
+            const FAMILY: u32 = $family;
+        }
+    };
+}
+
+address_family!(4, Flow4, PeerKey4, PrefixAddress4, FLOWS4, PEERS4, PREFIXES4, 0);
+address_family!(16, Flow6, PeerKey6, PrefixAddress6, FLOWS6, PEERS6, PREFIXES6, 256);

@@ -1,0 +1,42 @@
+//! Fragments: later ones have no ports and follow the first.
+
+use aya_ebpf::bindings::BPF_ANY;
+use postern_common::conntrack::{FRAGMENT_LIFETIME, Fragment, FragmentKey};
+
+use crate::family::Address;
+use crate::maps::FRAGMENTS;
+use crate::parse::Packet;
+
+#[inline(always)]
+fn key<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32) -> FragmentKey {
+    FragmentKey {
+        ifindex,
+        source: packet.source.widen(),
+        destination: packet.destination.widen(),
+        identification,
+        protocol: A::FAMILY + u32::from(packet.protocol),
+    }
+}
+
+/// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
+/// of its followers away again.
+#[inline(always)]
+pub fn note<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32, allowed: bool, now: u64) {
+    let key = key(ifindex, packet, identification);
+    // A failed insert leaves the followers orphans: dropped, as they must be.
+    let _ = if allowed {
+        FRAGMENTS.insert(key, Fragment { expires: now + FRAGMENT_LIFETIME }, u64::from(BPF_ANY))
+    } else {
+        FRAGMENTS.remove(key)
+    };
+}
+
+/// Whether the first fragment of a later one was allowed.
+#[inline(always)]
+pub fn follows<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32, now: u64) -> bool {
+    match FRAGMENTS.get_ptr(key(ifindex, packet, identification)) {
+        // SAFETY: the element stays readable until this program ends.
+        Some(fragment) => unsafe { (*fragment).expires > now },
+        None => false,
+    }
+}

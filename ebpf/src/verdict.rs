@@ -1,0 +1,87 @@
+//! Policy: may these two exchange this?
+
+use aya_ebpf::programs::TcContext;
+use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::endpoint::{Endpoint, NOT_ISOLATED, QUARANTINE};
+use postern_common::peer::{LOCAL_NODE, Peer};
+use postern_common::reason::Reason;
+use postern_common::verdict::{
+    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, PortPageKey, Verdict, VerdictKey,
+};
+use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+
+use crate::family::Address;
+use crate::maps::{PORT_PAGES, VERDICTS};
+
+/// Judges a new flow of one direction by policy alone, without regard to what was allowed before.
+///
+/// 1. A direction that no policy isolates: allowed.
+/// 2. The pod's own node: allowed when the packet goes there, or when a socket of the node sent it
+///    (`skb->sk`; forwarded packets have none).
+/// 3. The verdict of the pod's class and the peer's.
+#[inline(always)]
+pub fn judge<A: Address>(
+    ctx: &TcContext,
+    endpoint: &Endpoint,
+    direction: u8,
+    peer: A,
+    protocol: u8,
+    port: u16,
+) -> Reason {
+    let class = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
+    if class == NOT_ISOLATED {
+        return Reason::NotIsolated;
+    }
+    let peer = peer.peer(endpoint.epoch).unwrap_or_default();
+    if is_node(ctx, direction, peer) {
+        return Reason::Node;
+    }
+    if class == QUARANTINE {
+        return Reason::Quarantined;
+    }
+    // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
+    match unsafe { VERDICTS.get(VerdictKey { subject: class, peer: peer.class }) } {
+        Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
+        _ => Reason::DeniedByPolicy,
+    }
+}
+
+#[inline(always)]
+fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
+    // SAFETY: the context of a running program is valid.
+    peer.flags & LOCAL_NODE != 0 && (direction != INGRESS || unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() })
+}
+
+/// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one
+/// look-up.
+#[inline(always)]
+fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
+    let whole = match protocol {
+        IPPROTO_TCP => EVERYTHING | EVERY_TCP,
+        IPPROTO_UDP => EVERYTHING | EVERY_UDP,
+        IPPROTO_SCTP => EVERYTHING | EVERY_SCTP,
+        // Without ports: allowed by rules without ports alone.
+        _ => return verdict.whole & EVERYTHING != 0,
+    };
+    if verdict.whole & whole != 0 {
+        return true;
+    }
+    if verdict.port_set != 0 {
+        let [page, bit] = port.to_be_bytes();
+        let key = PortPageKey { port_set: verdict.port_set, protocol, page, reserved: 0 };
+        // SAFETY: a published port set never changes.
+        return match unsafe { PORT_PAGES.get(key) } {
+            Some(page) => page.bits[usize::from(bit >> 6)] >> (bit & 63) & 1 != 0,
+            None => false,
+        };
+    }
+    let mut index = 0;
+    while index < verdict.ranges.len() {
+        let range = verdict.ranges[index];
+        if range.protocol == protocol && range.first <= port && port <= range.last {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
