@@ -1,0 +1,117 @@
+//! Pods, namespaces and nodes, reduced to what policy needs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use postern_policy::model::{ContainerPort, Labels, Namespace, NamespacedName, Node, Pod, Protocol};
+
+use super::Problem;
+
+/// The label that every namespace carries (set by the API server).
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+pub(super) fn id(metadata: &ObjectMeta) -> Result<NamespacedName, Problem> {
+    let name = metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
+    // What kubectl does with manifests that name no namespace.
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    Ok(NamespacedName::new(namespace, name))
+}
+
+fn labels(metadata: &ObjectMeta) -> Labels {
+    metadata.labels.iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+}
+
+/// Parses `protocol`, which is TCP when unset.
+pub(super) fn protocol(field: &str, protocol: Option<&str>) -> Result<Protocol, Problem> {
+    match protocol {
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => Err(Problem::new(field, format!("{other:?} is none of TCP, UDP, SCTP"))),
+    }
+}
+
+/// Parses a port number.
+pub(super) fn port_number(field: &str, number: i32) -> Result<u16, Problem> {
+    match u16::try_from(number) {
+        Ok(number) if number != 0 => Ok(number),
+        _ => Err(Problem::new(field, format!("{number} is not between 1 and 65535"))),
+    }
+}
+
+/// Converts a namespace.
+///
+/// # Errors
+///
+/// `metadata.name` is missing.
+pub fn namespace(object: &core::Namespace) -> Result<Namespace, Problem> {
+    let name: Arc<str> =
+        object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?.into();
+    let mut labels = labels(&object.metadata);
+    labels.insert(NAME_LABEL.into(), name.clone());
+    Ok(Namespace { name, labels })
+}
+
+/// Converts a node; addresses that are host names are left out.
+///
+/// # Errors
+///
+/// `metadata.name` is missing.
+pub fn node(object: &core::Node) -> Result<Node, Problem> {
+    let name = object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
+    let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let addresses = addresses.filter_map(|address| address.address.parse().ok()).collect();
+    Ok(Node { name: name.into(), addresses })
+}
+
+/// Converts a pod.
+///
+/// # Errors
+///
+/// `metadata.name` is missing, an address is none, or a declared port is out of range.
+pub fn pod(object: &core::Pod) -> Result<Pod, Problem> {
+    let id = id(&object.metadata)?;
+    let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
+    let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+    let mut ports = Vec::new();
+    let containers = [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
+    for (list, containers) in containers {
+        for (container_index, container) in containers.into_iter().flatten().enumerate() {
+            for (index, port) in container.ports.iter().flatten().enumerate() {
+                let field = format!("spec.{list}[{container_index}].ports[{index}]");
+                ports.push(ContainerPort {
+                    name: port.name.as_deref().map(Into::into),
+                    number: port_number(&format!("{field}.containerPort"), port.container_port)?,
+                    protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
+                });
+            }
+        }
+    }
+    Ok(Pod {
+        id,
+        labels: labels(&object.metadata),
+        addresses: addresses(object)?,
+        node: spec.node_name.as_deref().map(Into::into),
+        host_network: spec.host_network.unwrap_or(false),
+        finished: matches!(phase, Some("Succeeded" | "Failed")),
+        ports,
+    })
+}
+
+fn addresses(object: &core::Pod) -> Result<Vec<IpAddr>, Problem> {
+    let Some(status) = &object.status else { return Ok(Vec::new()) };
+    let listed = status.pod_ips.iter().flatten().enumerate();
+    let listed = listed.map(|(index, entry)| (format!("status.podIPs[{index}].ip"), entry.ip.as_str()));
+    let single = status.pod_ip.as_deref().map(|address| ("status.podIP".to_owned(), address));
+    let mut addresses = Vec::new();
+    for (field, address) in listed.chain(single) {
+        let address: IpAddr =
+            address.parse().map_err(|_| Problem::new(field, format!("{address:?} is not an IP address")))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}

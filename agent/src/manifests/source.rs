@@ -1,0 +1,147 @@
+//! The folder over time: what changed since it was last read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use postern_policy::model::{Object, ObjectRef};
+
+use super::document::{self, Document};
+use super::{ManifestError, files, lab};
+
+/// A difference between two readings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// New, or not what it was.
+    Apply(Object),
+    /// Gone.
+    Delete(ObjectRef),
+}
+
+/// One object as it is held.
+#[derive(Debug, Clone)]
+struct Held {
+    object: Object,
+    /// Where it was read.
+    file: PathBuf,
+}
+
+/// A folder of manifests and what was last read from it.
+#[derive(Debug)]
+pub struct Source {
+    folder: PathBuf,
+    held: BTreeMap<ObjectRef, Held>,
+}
+
+impl Source {
+    /// A folder that was not read yet.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), held: BTreeMap::new() }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All objects as last read.
+    #[must_use]
+    pub fn into_objects(self) -> Vec<Object> {
+        self.held.into_values().map(|held| held.object).collect()
+    }
+
+    /// Reads the folder and says what changed. What cannot be read keeps its last good version:
+    ///
+    /// 1. a folder or file that cannot be read: everything that came from it stays;
+    /// 2. a broken object whose name can be told: its last good version stays; without one, a broken policy isolates
+    ///    the pods that its metadata and `podSelector` still name;
+    /// 3. a document whose name cannot be told: whatever its file held before and does not hold now stays.
+    pub fn read(&mut self) -> (Vec<Change>, Vec<ManifestError>) {
+        let mut errors = Vec::new();
+        let files = match files(&self.folder) {
+            Ok(files) => files,
+            Err(error) => {
+                let error = ManifestError::Unreadable { path: self.folder.clone(), message: error.to_string() };
+                return (Vec::new(), vec![error]);
+            }
+        };
+        let mut next = BTreeMap::new();
+        for file in files.iter().filter(|file| file.file_name().is_none_or(|name| name != lab::FILE)) {
+            match std::fs::read_to_string(file) {
+                Ok(text) => self.read_file(file, &text, &mut next, &mut errors),
+                Err(error) => {
+                    errors.push(ManifestError::Unreadable { path: file.clone(), message: error.to_string() });
+                    self.keep_all_of(file, &mut next);
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        for reference in self.held.keys().filter(|reference| !next.contains_key(*reference)) {
+            changes.push(Change::Delete(reference.clone()));
+        }
+        for (reference, held) in &next {
+            if self.held.get(reference).is_none_or(|before| before.object != held.object) {
+                changes.push(Change::Apply(held.object.clone()));
+            }
+        }
+        self.held = next;
+        (changes, errors)
+    }
+
+    fn read_file(
+        &self,
+        file: &Path,
+        text: &str,
+        next: &mut BTreeMap<ObjectRef, Held>,
+        errors: &mut Vec<ManifestError>,
+    ) {
+        let mut nameless = false;
+        for (index, parsed) in document::parse(text).into_iter().enumerate() {
+            let document = index + 1;
+            let mut invalid = |object: Option<ObjectRef>, message: String| {
+                errors.push(ManifestError::Invalid { file: file.to_owned(), document, object, message });
+            };
+            let object = match parsed {
+                Document::Other => continue,
+                Document::Object(object, problems) => {
+                    for problem in problems {
+                        let message = format!("{problem}; until it is mended, this entry matches nothing");
+                        invalid(Some(object.reference()), message);
+                    }
+                    object
+                }
+                Document::Broken { object, isolation, message } => {
+                    let last_good = object.as_ref().and_then(|it| self.held.get(it)).map(|it| it.object.clone());
+                    let fate = match (&object, &last_good, &isolation) {
+                        (None, _, _) => "what this file held before stays",
+                        (_, Some(_), _) => "its last good version stays",
+                        (_, None, Some(_)) => "the pods it selects are isolated until it is mended",
+                        (_, None, None) => "it is not used",
+                    };
+                    nameless |= object.is_none();
+                    invalid(object, format!("{message}; {fate}"));
+                    let Some(object) = last_good.or(isolation.map(Object::NetworkPolicy)) else { continue };
+                    object
+                }
+            };
+            let reference = object.reference();
+            if let Some(first) = next.get(&reference) {
+                let (file, first) = (file.to_owned(), first.file.clone());
+                errors.push(ManifestError::Duplicate { file, document, object: reference, first });
+                continue;
+            }
+            next.insert(reference, Held { object, file: file.to_owned() });
+        }
+        if nameless {
+            self.keep_all_of(file, next);
+        }
+    }
+
+    /// Keeps what was last read from a file and is not known otherwise.
+    fn keep_all_of(&self, file: &Path, next: &mut BTreeMap<ObjectRef, Held>) {
+        for (reference, held) in self.held.iter().filter(|(_, held)| held.file == file) {
+            next.entry(reference.clone()).or_insert_with(|| held.clone());
+        }
+    }
+}
