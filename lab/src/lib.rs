@@ -1,1 +1,21 @@
+//! A cluster in network namespaces: nodes, pods and hosts outside, with real agents and real sockets.
+//!
+//! A scenario (a directory of Kubernetes YAML) flows in; wires, processes and the connectivity matrix that real
+//! connections observe flow out. [`topology`] lays the wires, [`prober`] is the helper inside each namespace,
+//! [`observe`] asks all helpers at once; [`lab`] holds it all together.
 
+pub mod agent;
+pub mod helper;
+pub mod lab;
+pub mod matrix;
+pub mod netlink;
+pub mod netns;
+pub mod observe;
+pub mod party;
+pub mod prober;
+pub mod process;
+pub mod run;
+pub mod scenario;
+pub mod sysctl;
+pub mod topology;
+pub mod working_copy;

@@ -1,0 +1,206 @@
+//! A real agent on a node: the process, and the questions the lab asks it over its control socket.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+
+use crate::netns::Netns;
+
+/// How long the agents may take to enforce a change before the lab calls it a failure.
+const ENFORCE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one answer on the control socket may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the lab asks whether a change is enforced yet.
+const POLL: Duration = Duration::from_millis(10);
+
+/// An agent failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Process or log could not be started.
+    #[error("start the agent of {node} ({program}): {error}", program = .program.display())]
+    Start {
+        /// Its node.
+        node: String,
+        /// What was run.
+        program: PathBuf,
+        /// Why it does not run.
+        #[source]
+        error: io::Error,
+    },
+    /// It ended while it was needed.
+    #[error("the agent of {node} ended ({status}); the end of its log:\n{log}")]
+    Ended {
+        /// Its node.
+        node: String,
+        /// How.
+        status: String,
+        /// Last lines of its log.
+        log: String,
+    },
+    /// It did not enforce a change in time.
+    #[error(
+        "the agent of {node} does not enforce the change after {ENFORCE_PATIENCE:?}: {last}; the end of its log:\n{log}"
+    )]
+    Late {
+        /// Its node.
+        node: String,
+        /// What it says.
+        last: String,
+        /// Last lines of its log.
+        log: String,
+    },
+}
+
+/// What an agent says about itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// Fingerprint of the manifests that are enforced now.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Whether they are enforced on every pod of the node.
+    #[serde(default)]
+    pub ready: bool,
+    /// From noticing the change to the last map write.
+    #[serde(default)]
+    pub enforced_in_ms: Option<f64>,
+    /// What is wrong with the manifests.
+    #[serde(default)]
+    pub errors: Vec<serde_json::Value>,
+    /// The pods it has attached to.
+    #[serde(default)]
+    pub endpoints: Vec<serde_json::Value>,
+}
+
+/// Paths that an agent is given.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The `postern` binary.
+    pub program: PathBuf,
+    /// This lab's own binary, which starts it in its namespace.
+    pub launcher: PathBuf,
+    /// The manifests it reads.
+    pub manifests: PathBuf,
+    /// Where it pins programs and maps.
+    pub bpffs: PathBuf,
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Where its log goes.
+    pub log: PathBuf,
+}
+
+/// An agent. Dropping it kills the process; what it pinned stays until the run ends.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    paths: Paths,
+    netns: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Starts the agent of `node` in its namespace.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn start(node: &str, netns: &Netns, paths: Paths) -> Result<Self, Error> {
+        let mut agent = Self { node: node.to_owned(), paths, netns: netns.path(), child: None };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Starts it again after [`Self::kill`].
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let program = self.paths.program.clone();
+        let failed = |error| Error::Start { node: self.node.clone(), program, error };
+        // The socket of a killed agent would refuse: make "not there yet" out of it.
+        let _ = std::fs::remove_file(&self.paths.socket);
+        let spawn = || {
+            if !self.paths.program.exists() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let log = File::options().create(true).append(true).open(&self.paths.log)?;
+            let mut command = Command::new(&self.paths.launcher);
+            command.arg("within").arg("--netns").arg(&self.netns).arg("--die-with-parent").arg("--");
+            command.arg(&self.paths.program).arg("agent").arg("--manifests").arg(&self.paths.manifests);
+            command.arg("--node").arg(&self.node).arg("--bpffs-dir").arg(&self.paths.bpffs);
+            command.arg("--socket").arg(&self.paths.socket).args(["--log-format", "json"]);
+            command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            command.process_group(0).kill_on_drop(true).spawn()
+        };
+        self.child = Some(spawn().map_err(failed)?);
+        Ok(())
+    }
+
+    /// Kills it at once (SIGKILL), as the kernel would when memory runs out.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill().await;
+        }
+    }
+
+    /// Asks for its status. `None`: it does not answer (yet).
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        ask(&self.paths.socket).ok()
+    }
+
+    /// Waits until the manifests with this fingerprint are enforced on every pod of the node.
+    ///
+    /// # Errors
+    /// It ended, or takes too long.
+    pub async fn wait_for(&mut self, digest: &str) -> Result<Status, Error> {
+        let deadline = Instant::now() + ENFORCE_PATIENCE;
+        loop {
+            let status = self.status();
+            if let Some(status) = &status
+                && status.ready
+                && status.digest.as_deref() == Some(digest)
+            {
+                return Ok(status.clone());
+            }
+            if let Some(Ok(Some(ended))) = self.child.as_mut().map(Child::try_wait) {
+                return Err(Error::Ended {
+                    node: self.node.clone(),
+                    status: ended.to_string(),
+                    log: self.end_of_log(),
+                });
+            }
+            if Instant::now() > deadline {
+                let last = status.map_or("it does not answer".to_owned(), |status| format!("{status:?}"));
+                return Err(Error::Late { node: self.node.clone(), last, log: self.end_of_log() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn end_of_log(&self) -> String {
+        let text = std::fs::read_to_string(&self.paths.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+fn ask(socket: &Path) -> io::Result<Status> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    stream.set_write_timeout(Some(ANSWER_PATIENCE))?;
+    stream.write_all(b"{\"request\":\"status\"}\n")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}

@@ -1,0 +1,127 @@
+//! The directory that the running agents read. Edits arrive as a careful administrator's would: a file appears, changes
+//! or goes as a whole, by rename.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::prober::monotonic_ns;
+
+/// Contents of a directory of manifests, by file name.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// A file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {path}: {error}", path = .path.display())]
+pub struct Error {
+    /// What was tried.
+    pub step: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub error: io::Error,
+}
+
+/// Reads all files of a directory (not its folders, nor hidden files).
+///
+/// # Errors
+/// The directory or a file cannot be read.
+pub fn read(directory: &Path) -> Result<Files, Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| Error { step: "read", path, error }
+    };
+    let mut files = Files::new();
+    for entry in fs::read_dir(directory).map_err(failed(directory))? {
+        let path = entry.map_err(failed(directory))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if path.is_file() && !name.starts_with('.') {
+            files.insert(name.to_owned(), fs::read(&path).map_err(failed(&path))?);
+        }
+    }
+    Ok(files)
+}
+
+/// The working copy.
+#[derive(Debug)]
+pub struct WorkingCopy {
+    directory: PathBuf,
+    files: Files,
+}
+
+impl WorkingCopy {
+    /// An empty one at `directory`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(directory: PathBuf) -> Result<Self, Error> {
+        fs::create_dir(&directory).map_err(|error| Error {
+            step: "create",
+            path: directory.clone(),
+            error,
+        })?;
+        Ok(Self { directory, files: Files::new() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Makes it hold exactly `files`. Returns the time just before the last rename or removal, on the monotonic clock:
+    /// when the change was complete.
+    ///
+    /// # Errors
+    /// A file cannot be written or removed.
+    pub fn replace(&mut self, files: Files) -> Result<u64, Error> {
+        let mut arrived = monotonic_ns();
+        let (files, old) = (&files, std::mem::replace(&mut self.files, files.clone()));
+        for (name, content) in files {
+            if old.get(name) == Some(content) {
+                continue;
+            }
+            let path = self.directory.join(name);
+            let hidden = self.directory.join(format!(".{name}.new"));
+            let failed = |error| Error { step: "write", path: path.clone(), error };
+            fs::write(&hidden, content).map_err(failed)?;
+            arrived = monotonic_ns();
+            fs::rename(&hidden, &path).map_err(failed)?;
+        }
+        for name in old.keys().filter(|name| !files.contains_key(*name)) {
+            let path = self.directory.join(name);
+            arrived = monotonic_ns();
+            fs::remove_file(&path).map_err(|error| Error { step: "remove", path, error })?;
+        }
+        Ok(arrived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Files, WorkingCopy, read};
+
+    fn files(entries: &[(&str, &str)]) -> Files {
+        entries.iter().map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn replacing_leaves_exactly_the_new_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copy = WorkingCopy::create(folder.path().join("copy")).unwrap();
+        for step in [files(&[("a.yaml", "1"), ("b.yaml", "2")]), files(&[("b.yaml", "3"), ("c.yaml", "4")])] {
+            copy.replace(step.clone()).unwrap();
+            assert_eq!(read(copy.directory()).unwrap(), step);
+            let left = std::fs::read_dir(copy.directory()).unwrap().count();
+            assert_eq!(left, step.len(), "no temporary file stays");
+        }
+    }
+}
