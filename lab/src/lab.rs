@@ -194,8 +194,10 @@ impl Lab {
         let stays = |pod: &Pod| wanted.get(&pod.id).is_some_and(|new| same_sandbox(pod, new));
         let gone: Vec<NamespacedName> =
             self.pods.values().filter(|pod| !stays(pod)).map(|pod| pod.id.clone()).collect();
-        join_all(gone.iter().filter_map(|id| self.helpers.remove(&PartyId::Pod(id.clone()))).map(Helper::end))
-            .await;
+        join_all(
+            gone.iter().filter_map(|id| self.helpers.remove(&PartyId::Pod(id.clone()))).map(Helper::end),
+        )
+        .await;
         for id in &gone {
             self.topology.remove_pod(id)?;
             self.pods.remove(id);

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures::future::join_all;
 use crate::helper::{self, Helper};
+use futures::future::join_all;
 use postern_policy::matrix::IpFamily;
 
 use crate::matrix::{Key, Matrix};

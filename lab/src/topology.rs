@@ -220,7 +220,9 @@ impl Topology {
     /// Everyone on the fabric but one node.
     fn remote_sockets(&mut self, node: usize) -> impl Iterator<Item = &mut Netlink> {
         let nodes = self.nodes.iter_mut().enumerate().filter(move |(index, _)| *index != node);
-        nodes.map(|(_, node)| &mut node.netlink).chain(self.externals.iter_mut().map(|host| &mut host.netlink))
+        nodes
+            .map(|(_, node)| &mut node.netlink)
+            .chain(self.externals.iter_mut().map(|host| &mut host.netlink))
     }
 
     /// The namespace that a pod lives in: its own, or its node's.

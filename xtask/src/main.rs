@@ -1,1 +1,132 @@
-fn main(){}
+//! `cargo xtask`: the repository's commands.
+//!
+//! Thin: it installs what is missing, calls cargo, and hands over to the binaries that cargo built.
+
+mod build;
+mod setup;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The repository's commands. Each sets up first what is missing.
+///
+/// Examples:
+///   cargo xtask demo          a policy story on two nodes, with real sockets
+///   cargo xtask test          every test
+///   cargo xtask lab --help    a cluster in network namespaces to play with
+///
+/// Exit status: 0 when done, not 0 when anything failed; `lab` and `demo` give that of `postern-lab`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building and testing need, and is not there yet.
+    ///
+    /// rust-src for the pinned toolchain, Debian packages, bpf-linker. Needs root for the packages; where it cannot do
+    /// something itself, it prints the commands to run.
+    ///
+    /// Example:
+    ///   cargo xtask setup
+    #[command(verbatim_doc_comment)]
+    Setup,
+    /// Build the eBPF programs and all binaries, and say where they are.
+    ///
+    /// Examples:
+    ///   cargo xtask build              what the lab, the demo and the tests use
+    ///   cargo xtask build --release    what is shipped
+    #[command(verbatim_doc_comment)]
+    Build {
+        /// Optimised, as shipped. The default profile builds faster and shares its objects with the lab and the tests.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build, load every eBPF program into the running kernel, print what the verifier says.
+    ///
+    /// Examples:
+    ///   cargo xtask load
+    ///   cargo xtask load --iface veth0
+    #[command(verbatim_doc_comment)]
+    Load {
+        /// Attach to this interface too.
+        #[arg(long)]
+        iface: Option<String>,
+    },
+    /// A cluster in network namespaces: run scenarios, or keep one alive to play with.
+    ///
+    /// Examples:
+    ///   cargo xtask lab run -f lab/scenarios/demo/base
+    ///   cargo xtask lab up -f lab/scenarios/demo/base
+    ///   cargo xtask lab --help
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Lab {
+        /// Arguments of `postern-lab`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// The policy story: two nodes, real agents, real TCP and UDP connections, from all open to just what is needed.
+    ///
+    /// Examples:
+    ///   cargo xtask demo
+    ///   cargo xtask demo -o json
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Demo {
+        /// Arguments of `postern-lab demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run every test, as root: formatting, lints, unit, property, kernel and lab tests.
+    ///
+    /// Examples:
+    ///   cargo xtask test
+    ///   cargo xtask test --long
+    ///   cargo xtask test policy    only tests whose name holds this; no formatting, no lints
+    #[command(verbatim_doc_comment)]
+    Test {
+        /// More random cases (`POSTERN_CASES=10000`), and everything else that takes long (`POSTERN_LONG=1`).
+        #[arg(long)]
+        long: bool,
+        /// Only tests whose name holds this.
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    setup::run()?;
+    match command {
+        Command::Setup => {
+            println!("setup: everything is there");
+            Ok(())
+        }
+        Command::Build { release } => build::report(release),
+        Command::Load { iface } => {
+            let mut arguments = vec![OsString::from("load")];
+            arguments.extend(iface.into_iter().flat_map(|iface| ["--iface".into(), iface.into()]));
+            build::become_binary("postern", &arguments)
+        }
+        Command::Lab { arguments } => build::become_binary("postern-lab", &arguments),
+        Command::Demo { arguments } => {
+            let arguments: Vec<OsString> = [OsString::from("demo")].into_iter().chain(arguments).collect();
+            build::become_binary("postern-lab", &arguments)
+        }
+        Command::Test { long, filter } => test::run(long, filter.as_deref()),
+    }
+}

@@ -17,10 +17,8 @@ const NODE_RANGES_V4: [Ipv4Addr; 4] = [
     Ipv4Addr::new(10, 213, 224, 0),
     Ipv4Addr::new(198, 18, 224, 0),
 ];
-const NODE_RANGES_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 0, 0, 0, 0, 0),
-    Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 1, 0, 0, 0, 0),
-];
+const NODE_RANGES_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 0, 0, 0, 0, 0), Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 1, 0, 0, 0, 0)];
 /// Gateways where the node's pods share no network that could hold one.
 const FALLBACK_GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 const FALLBACK_GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));

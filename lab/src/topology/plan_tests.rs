@@ -17,16 +17,9 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> Pod {
 
 fn scenario(pods: Vec<Pod>, externals: &[&str]) -> Scenario {
     let node = |name: &str| NodeSpec { name: name.to_owned(), addresses: Vec::new(), style: Style::Bridge };
-    let external = |ip: &&str| External {
-        name: (*ip).to_owned(),
-        ips: vec![ip.parse().unwrap()],
-        ports: Vec::new(),
-    };
-    Scenario {
-        nodes: vec![node("a"), node("b")],
-        externals: externals.iter().map(external).collect(),
-        pods,
-    }
+    let external =
+        |ip: &&str| External { name: (*ip).to_owned(), ips: vec![ip.parse().unwrap()], ports: Vec::new() };
+    Scenario { nodes: vec![node("a"), node("b")], externals: externals.iter().map(external).collect(), pods }
 }
 
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
@@ -35,8 +28,10 @@ fn texts<T: ToString>(items: &[T]) -> Vec<String> {
 
 #[test]
 fn a_network_per_node_is_shared_whole() {
-    let scenario =
-        scenario(vec![pod("x", "a", &["10.244.1.1"]), pod("y", "b", &["10.244.2.9", "fd00::9"])], &["10.244.3.1"]);
+    let scenario = scenario(
+        vec![pod("x", "a", &["10.244.1.1"]), pod("y", "b", &["10.244.2.9", "fd00::9"])],
+        &["10.244.3.1"],
+    );
     let nodes = plan(&scenario);
     assert_eq!(texts(&nodes[0].on_link), ["10.244.1.0/24"]);
     assert_eq!(texts(&nodes[1].on_link), ["10.244.2.0/24", "fd00::/64"]);

@@ -38,8 +38,12 @@ impl PodLink {
     /// Makes the namespace and wires it to the node. A half-made pod is taken down again.
     pub(super) fn attach(node: &mut Node, position: usize, pod: &Pod, name: &str) -> Result<Self, Error> {
         let netns = Netns::create(name)?;
-        let link =
-            Self { node: position, netns: Some(netns), addresses: pod.addresses.clone(), veth: node.next_veth() };
+        let link = Self {
+            node: position,
+            netns: Some(netns),
+            addresses: pod.addresses.clone(),
+            veth: node.next_veth(),
+        };
         match link.wire(node, pod) {
             Ok(()) => Ok(link),
             Err(error) => {
@@ -81,7 +85,11 @@ impl PodLink {
                 address: *address,
             })?;
             inside.set_route(&Route { destination: host(gateway), via: None, index: ETH0 })?;
-            inside.set_route(&Route { destination: everything(*address), via: Some(gateway), index: ETH0 })?;
+            inside.set_route(&Route {
+                destination: everything(*address),
+                via: Some(gateway),
+                index: ETH0,
+            })?;
         }
         if node.plan.style == Style::Bridge {
             let reachable = |network: &&IpNet| {

@@ -1,0 +1,91 @@
+//! Building with cargo, and becoming one of the binaries that it built.
+//!
+//! The lab, the demo and the tests all use the default profile: they share one set of objects, so the second command of
+//! a working day builds nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// The top of the repository.
+pub(crate) fn workspace() -> PathBuf {
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// Cargo, at the top of the repository.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
+/// Builds and says where everything is.
+pub(crate) fn report(release: bool) -> Result<()> {
+    let built = binaries(release)?;
+    for (name, path) in &built.binaries {
+        println!("{name:12} {}", path.display());
+    }
+    if let Some(objects) = &built.objects {
+        println!("{:12} {}", "eBPF objects", objects.display());
+    }
+    Ok(())
+}
+
+/// Builds, then replaces this process by the binary: its exit status and the signals it gets are its own.
+pub(crate) fn become_binary(name: &str, arguments: &[OsString]) -> Result<()> {
+    let built = binaries(false)?;
+    let path = built.binaries.get(name).with_context(|| format!("cargo built no {name}"))?;
+    if !nix::unistd::geteuid().is_root() {
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+        bail!("{name} needs root. It is built; run: sudo {} {}", path.display(), arguments.join(" "));
+    }
+    let error = Command::new(path).args(arguments).exec();
+    Err(error).with_context(|| format!("run {}", path.display()))
+}
+
+/// What a build left.
+#[derive(Debug, Default)]
+struct Built {
+    binaries: BTreeMap<String, PathBuf>,
+    objects: Option<PathBuf>,
+}
+
+fn binaries(release: bool) -> Result<Built> {
+    let mut command = cargo();
+    command.args(["build", "--package", "postern", "--package", "postern-lab", "--bins"]);
+    command.arg("--message-format=json-render-diagnostics");
+    if release {
+        command.arg("--release");
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("run cargo build")?;
+    ensure!(output.status.success(), "cargo build failed ({})", output.status);
+    let mut built = Built::default();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
+        read_message(&message, &mut built);
+    }
+    Ok(built)
+}
+
+/// Cargo says one JSON document per thing built.
+fn read_message(message: &Value, built: &mut Built) {
+    let name = message["target"]["name"].as_str();
+    if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
+        built.binaries.insert(name.to_owned(), path.into());
+    }
+    // The agent's build script leaves the eBPF programs in its own output folder.
+    let of_agent = message["package_id"].as_str().is_some_and(|id| id.contains("/agent#"));
+    if message["reason"] == "build-script-executed"
+        && of_agent
+        && let Some(out) = message["out_dir"].as_str()
+    {
+        built.objects = Some(Path::new(out).join("postern"));
+    }
+}

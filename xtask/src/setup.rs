@@ -1,0 +1,49 @@
+//! `cargo xtask setup`: what cargo cannot bring along. Each step is said, and skipped when its result is there already.
+//!
+//! Pinned together with the toolchain (rust-toolchain.toml) and the aya crates (Cargo.toml): move one, move all.
+
+mod linker;
+mod packages;
+mod progress;
+mod rust_src;
+
+use anyhow::{Result, bail};
+
+/// Something to install.
+trait Step {
+    /// What it is called.
+    fn name(&self) -> String;
+    /// Whether it is there.
+    fn done(&self) -> Result<bool>;
+    /// Installs it.
+    fn install(&self) -> Result<()>;
+    /// What to type to do it by hand.
+    fn by_hand(&self) -> Vec<String>;
+}
+
+/// Brings up everything that is missing. Quick when nothing is.
+pub(crate) fn run() -> Result<()> {
+    let steps: [&dyn Step; 3] = [&rust_src::RustSrc, &packages::Packages, &linker::BpfLinker];
+    let mut by_hand = Vec::new();
+    for step in steps {
+        if step.done()? {
+            continue;
+        }
+        // A later step may rest on an earlier one, so nothing more is installed once one has failed.
+        if by_hand.is_empty() {
+            println!("setup: {}: installing", step.name());
+            match step.install() {
+                Ok(()) => println!("setup: {}: done", step.name()),
+                Err(error) => eprintln!("setup: {}: {error:#}", step.name()),
+            }
+            if step.done()? {
+                continue;
+            }
+        }
+        by_hand.extend(step.by_hand());
+    }
+    if by_hand.is_empty() {
+        return Ok(());
+    }
+    bail!("set-up is not complete. Run these, then try again:\n  {}", by_hand.join("\n  "))
+}

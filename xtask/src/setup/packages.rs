@@ -1,0 +1,102 @@
+//! Debian packages.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::linker::LLVM;
+use super::{Step, progress};
+
+/// What the build and the lab need from the distribution, beside the LLVM of [`LLVM`].
+const OTHERS: [&str; 3] = ["g++", "iproute2", "nftables"];
+
+/// The packages.
+#[derive(Debug)]
+pub(super) struct Packages;
+
+impl Step for Packages {
+    fn name(&self) -> String {
+        format!("packages {}", wanted().join(", "))
+    }
+
+    fn done(&self) -> Result<bool> {
+        if !Path::new("/usr/bin/dpkg-query").exists() {
+            // Another distribution: look for what the packages bring.
+            let linker_is_there = super::linker::BpfLinker.done()?;
+            return Ok(linker_is_there && in_path("ip") && in_path("nft"));
+        }
+        Ok(missing()?.is_empty())
+    }
+
+    fn install(&self) -> Result<()> {
+        if !in_path("apt-get") {
+            bail!("this is not a Debian system (no apt-get)");
+        }
+        if !nix::unistd::geteuid().is_root() {
+            bail!("installing packages needs root");
+        }
+        let missing = missing()?;
+        if !missing.iter().all(|package| has_candidate(package)) {
+            progress::run(apt().arg("update"))?;
+        }
+        if let Some(package) = missing.iter().find(|package| !has_candidate(package)) {
+            bail!("no apt source of this system has {package}");
+        }
+        progress::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
+    }
+
+    fn by_hand(&self) -> Vec<String> {
+        let packages = wanted().join(" ");
+        if !in_path("apt-get") {
+            return vec![format!("# install what Debian calls {packages}")];
+        }
+        let mut commands = Vec::new();
+        if !has_candidate(&llvm()) {
+            commands.push(format!("# {} is not in Debian 12 itself; https://apt.llvm.org has it:", llvm()));
+            commands.push(format!("curl -fsSLO https://apt.llvm.org/llvm.sh && sudo bash llvm.sh {LLVM}"));
+        }
+        commands.push("sudo apt-get update".to_owned());
+        commands.push(format!("sudo apt-get install --yes --no-install-recommends {packages}"));
+        commands
+    }
+}
+
+fn llvm() -> String {
+    format!("llvm-{LLVM}-dev")
+}
+
+fn wanted() -> Vec<String> {
+    [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect()
+}
+
+fn missing() -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for package in wanted() {
+        let query = ["--show", "--showformat=${db:Status-Status}", &package];
+        let output = Command::new("dpkg-query").args(query).output().context("run dpkg-query")?;
+        if output.stdout != b"installed" {
+            missing.push(package);
+        }
+    }
+    Ok(missing)
+}
+
+fn has_candidate(package: &str) -> bool {
+    let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().any(|line| line.trim().starts_with("Candidate: ") && !line.contains("(none)"))
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["--option", "DPkg::Lock::Timeout=300"]);
+    apt
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Administrators' programs are not in every user's PATH.
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).any(|file| file.exists())
+}
