@@ -1,11 +1,45 @@
 //! The incremental compiler: objects flow in, in any order; tables and plans flow out.
+//!
+//! ```text
+//! Pod ───────► policies that select it ──► effective rules ──► subject class ──┐
+//!                                              │ attributes in use              ├─► verdict (a pure function)
+//! Pod, block ► attributes that it has ◄────────┘ ───────────► peer class ──────┘
+//! ```
+//!
+//! Only rules of subjects in scope bring attributes into use, so addresses that no rule here can tell apart share a
+//! class. A class is its meaning (rules, or what is known of an address) under a number: verdicts are computed from
+//! the two meanings and need no bookkeeping. An event updates the indexes, brings attributes into and out of use, and
+//! then settles each address that it concerned, once.
 
+mod attributes;
+mod blocks;
+mod classes;
+mod cluster;
+mod dump;
+mod index;
+mod peers;
+mod publish;
+mod rules;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod tracked;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{NamespacedName, Object, ObjectRef, Pod};
-use crate::plan::Plan;
-use crate::tables::{ClassId, Subject, Tables};
+use ipnet::IpNet;
+
+use self::attributes::Attributes;
+use self::blocks::Blocks;
+use self::classes::Classes;
+use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
+use self::peers::Peers;
+use self::rules::{Facts, RuleSet};
+use self::tracked::Tracked;
+use crate::model::{NamespacedName, NetworkPolicy, Node, Object, ObjectRef, Pod};
+use crate::tables::{ClassId, Subject};
 
 /// Whose pods are subjects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,64 +61,186 @@ pub struct LocalPod {
     pub policies: Vec<NamespacedName>,
 }
 
+/// A pod in scope, and what it was last found to be.
+#[derive(Debug)]
+struct Local {
+    id: NamespacedName,
+    subject: Subject,
+    policies: Vec<Arc<NetworkPolicy>>,
+}
+
 /// The incremental compiler.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    scope: Scope,
+    namespaces: Namespaces,
+    nodes: HashMap<Arc<str>, Node>,
+    pods: Pods,
+    policies: Policies,
+    /// Attributes in use that a pod has; pods without any are left out.
+    facts: HashMap<PodKey, Facts>,
+    locals: HashMap<PodKey, Local>,
+    attributes: Attributes,
+    blocks: Blocks,
+    local_addresses: BTreeSet<IpAddr>,
+    /// Prefixes whose entry must be looked at before the event is over.
+    dirty: BTreeSet<IpNet>,
+    rule_sets: Classes<RuleSet>,
+    subjects: Tracked<NamespacedName, Subject>,
+    peers: Peers,
+}
 
 impl Engine {
-    /// An engine without objects. Its classes are numbered upward from `first_class` and never reused: pass one more
-    /// than any subject or peer class that the kernel still holds.
+    /// An engine without objects. Its classes are numbered upward from `first_class` and never reused: pass
+    /// [`Tables::next_class`](crate::Tables::next_class) of what the kernel still holds.
     #[must_use]
     pub fn new(scope: Scope, first_class: ClassId) -> Self {
-        let _ = (scope, first_class);
-        Self {}
+        Self {
+            scope,
+            namespaces: Namespaces::default(),
+            nodes: HashMap::new(),
+            pods: Pods::default(),
+            policies: Policies::default(),
+            facts: HashMap::new(),
+            locals: HashMap::new(),
+            attributes: Attributes::default(),
+            blocks: Blocks::default(),
+            local_addresses: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            rule_sets: Classes::new(first_class.0),
+            subjects: Tracked::default(),
+            peers: Peers::new(first_class.0),
+        }
     }
 
     /// Adds or replaces an object. Returns whether it differs from the one known.
     pub fn apply(&mut self, object: Object) -> bool {
-        let _ = object;
-        false
+        match object {
+            Object::Namespace(namespace) => {
+                if self.namespaces.0.get(&namespace.name) == Some(&namespace.labels) {
+                    return false;
+                }
+                self.namespaces.0.insert(namespace.name.clone(), namespace.labels);
+                self.namespace_changed(&namespace.name);
+            }
+            // Whose processes are exempt is for the kernel to say (`set_local_addresses`), not for `status.addresses`.
+            Object::Node(node) => {
+                return self.nodes.insert(node.name.clone(), node.clone()).as_ref() != Some(&node);
+            }
+            Object::Pod(pod) => {
+                let known = self.pods.key(&pod.id).and_then(|key| self.pods.get(key));
+                if known.is_some_and(|known| **known == pod) {
+                    return false;
+                }
+                let (key, old) = self.pods.insert(Arc::new(pod));
+                self.pod_changed(key, old.as_deref());
+            }
+            Object::NetworkPolicy(policy) => {
+                if self.policies.get(&policy.id).is_some_and(|known| **known == policy) {
+                    return false;
+                }
+                let policy = Arc::new(policy);
+                let old = self.policies.insert(policy.clone());
+                self.policy_changed(&policy.id, &[Some(policy.clone()), old]);
+            }
+        }
+        self.settle();
+        true
     }
 
     /// Forgets an object. Returns whether it was known.
     pub fn delete(&mut self, object: &ObjectRef) -> bool {
-        let _ = object;
-        false
+        match object {
+            ObjectRef::Namespace(name) => {
+                if self.namespaces.0.remove(name).is_none() {
+                    return false;
+                }
+                self.namespace_changed(name);
+            }
+            ObjectRef::Node(name) => return self.nodes.remove(name).is_some(),
+            ObjectRef::Pod(id) => {
+                let Some(key) = self.pods.key(id) else { return false };
+                let old = self.pods.remove(key);
+                self.pod_changed(key, old.as_deref());
+                self.pods.forget(id);
+            }
+            ObjectRef::NetworkPolicy(id) => {
+                let Some(old) = self.policies.remove(id) else { return false };
+                self.policy_changed(id, &[Some(old)]);
+            }
+        }
+        self.settle();
+        true
     }
 
     /// Replaces the own node's addresses, as the kernel knows them. Returns whether they differ.
     pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> bool {
-        let _ = addresses.into_iter();
-        false
-    }
-
-    /// The tables that the objects known now ask for.
-    #[must_use]
-    pub fn tables(&self) -> Tables {
-        Tables::default()
-    }
-
-    /// What changed since the last plan, as one transition. Empty when nothing did.
-    pub fn plan(&mut self) -> Plan {
-        Plan::default()
-    }
-
-    /// The plan from what the kernel really holds to what is desired now: after a restart, or when executing a plan
-    /// failed half way. The next [`plan`](Self::plan) starts from here.
-    pub fn recover(&mut self, recorded: &Tables) -> Plan {
-        let _ = recorded;
-        Plan::default()
+        let addresses: BTreeSet<_> = addresses.into_iter().collect();
+        let changed: Vec<_> = self.local_addresses.symmetric_difference(&addresses).copied().collect();
+        self.dirty.extend(changed.iter().map(|address| IpNet::from(*address)));
+        self.local_addresses = addresses;
+        self.settle();
+        !changed.is_empty()
     }
 
     /// A pod in scope (not on the host's network, not finished), isolated or not.
     #[must_use]
     pub fn local_pod(&self, id: &NamespacedName) -> Option<LocalPod> {
-        let _ = id;
-        None
+        self.local(self.pods.key(id)?)
     }
 
     /// Every pod in scope, by name.
     pub fn local_pods(&self) -> impl Iterator<Item = LocalPod> {
-        std::iter::empty()
+        let mut pods: Vec<_> = self.locals.keys().filter_map(|key| self.local(*key)).collect();
+        pods.sort_by(|left, right| left.pod.id.cmp(&right.pod.id));
+        pods.into_iter()
+    }
+
+    fn local(&self, key: PodKey) -> Option<LocalPod> {
+        let local = self.locals.get(&key)?;
+        Some(LocalPod {
+            pod: self.pods.get(key)?.clone(),
+            subject: local.subject.clone(),
+            policies: local.policies.iter().map(|policy| policy.id.clone()).collect(),
+        })
+    }
+
+    fn in_scope(&self, pod: &Pod) -> bool {
+        is_peer(pod)
+            && match &self.scope {
+                Scope::Node(name) => pod.node.as_ref() == Some(name),
+                Scope::All => true,
+            }
+    }
+
+    fn namespace_changed(&mut self, name: &Arc<str>) {
+        let pods: Vec<_> = self.pods.in_namespace(name).collect();
+        for key in pods {
+            self.refresh_facts(key);
+        }
+    }
+
+    fn pod_changed(&mut self, key: PodKey, old: Option<&Pod>) {
+        let new = self.pods.get(key).cloned();
+        let addresses = |pod: Option<&Pod>| -> BTreeSet<IpAddr> {
+            pod.filter(|pod| is_peer(pod)).into_iter().flat_map(|pod| &pod.addresses).copied().collect()
+        };
+        let (before, now) = (addresses(old), addresses(new.as_deref()));
+        self.dirty.extend(before.symmetric_difference(&now).map(|address| IpNet::from(*address)));
+        self.refresh_facts(key);
+        self.refresh_subject(key);
+    }
+
+    fn policy_changed(&mut self, id: &NamespacedName, versions: &[Option<Arc<NetworkPolicy>>]) {
+        let selected = |key: &PodKey| {
+            self.locals.contains_key(key)
+                && self.pods.get(*key).is_some_and(|pod| {
+                    versions.iter().flatten().any(|policy| policy.pod_selector.matches(&pod.labels))
+                })
+        };
+        let pods: Vec<_> = self.pods.in_namespace(&id.namespace).filter(selected).collect();
+        for key in pods {
+            self.refresh_subject(key);
+        }
     }
 }

@@ -12,6 +12,8 @@
 //! | [`plan`] | recorded and desired tables | actions in an order that never shows a half-applied policy |
 //! | [`matrix`] | objects | who reaches whom, through the engine's tables |
 //! | [`reference`] | objects | the same answer straight from the API's words, for tests to compare with |
+//! | `testkit` (a feature) | nothing | random clusters, dense in corner cases, and builders |
+//! | `testkit` (feature) | nothing | random clusters, dense in corner cases |
 
 pub mod engine;
 pub mod matrix;
@@ -21,6 +23,8 @@ pub mod ports;
 pub mod reference;
 pub mod selector;
 pub mod tables;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
 pub use engine::{Engine, LocalPod, Scope};
 pub use plan::{Action, Plan};

@@ -1,10 +1,17 @@
 //! Who reaches whom: objects flow in, one cell for each question flows out, answered through the engine's tables.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Object, Protocol};
+use crate::engine::{Engine, Scope};
+use crate::model::{Direction, Labels, Namespace, NamespacedName, Object, Pod, Protocol};
+use crate::tables::{ClassId, Tables};
 
 /// A host outside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,14 @@ pub enum IpFamily {
     V6,
 }
 
+impl IpFamily {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Cell {
@@ -46,8 +61,134 @@ pub struct Cell {
 }
 
 /// Every source to every destination on each of the destination's declared ports, sorted.
+///
+/// Sources and destinations are the pods that have an address and are not finished, and `externals`; each also to
+/// itself. Pods on the host's network are their node: no policy isolates them, and pods of the same node and they
+/// always reach each other. Connections between externals are none of policy's business and always allowed.
+///
+/// `objects` are taken for the whole cluster: a namespace that is not among them has no labels but its name.
 #[must_use]
 pub fn matrix(objects: &[Object], externals: &[External]) -> Vec<Cell> {
-    let _ = (objects, externals);
-    Vec::new()
+    let mut engine = Engine::new(Scope::All, ClassId::default());
+    for object in implied_namespaces(objects).into_iter().chain(objects.iter().cloned()) {
+        engine.apply(object);
+    }
+    let tables = engine.tables();
+    let nodes = node_addresses(objects);
+    let ends = ends(objects, externals);
+    let mut cells = Vec::new();
+    for from in &ends {
+        for to in &ends {
+            for ip_family in [IpFamily::V4, IpFamily::V6] {
+                let pairs: Vec<_> = from
+                    .of_family(ip_family)
+                    .flat_map(|source| to.of_family(ip_family).map(move |destination| (source, destination)))
+                    .collect();
+                if pairs.is_empty() {
+                    continue;
+                }
+                let allows: Vec<_> = pairs
+                    .into_iter()
+                    .flat_map(|(source, destination)| {
+                        [
+                            from.allows(&tables, &nodes, Direction::Egress, destination),
+                            to.allows(&tables, &nodes, Direction::Ingress, source),
+                        ]
+                    })
+                    .collect();
+                for (port, protocol) in &to.ports {
+                    let allowed =
+                        from.name == to.name || allows.iter().all(|ports| ports.allows(*protocol, *port));
+                    cells.push(Cell {
+                        from: from.name.clone(),
+                        to: to.name.clone(),
+                        port: *port,
+                        protocol: *protocol,
+                        ip_family,
+                        allowed,
+                    });
+                }
+            }
+        }
+    }
+    cells.sort();
+    cells
+}
+
+/// A source or destination.
+struct End<'a> {
+    name: String,
+    /// `None` for externals.
+    pod: Option<&'a Pod>,
+    addresses: BTreeSet<IpAddr>,
+    ports: BTreeSet<(u16, Protocol)>,
+}
+
+impl End<'_> {
+    fn of_family(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied().filter(move |address| IpFamily::of(*address) == family)
+    }
+
+    /// What this end allows a remote address.
+    fn allows(
+        &self,
+        tables: &Tables,
+        nodes: &BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+        direction: Direction,
+        remote: IpAddr,
+    ) -> crate::PortSet {
+        let Some(pod) = self.pod.filter(|pod| !pod.host_network) else { return crate::PortSet::Everything };
+        let node = pod.node.as_ref().and_then(|node| nodes.get(node));
+        if node.is_some_and(|addresses| addresses.contains(&remote)) {
+            return crate::PortSet::Everything;
+        }
+        tables.ports(&pod.id, direction, remote)
+    }
+}
+
+fn ends<'a>(objects: &'a [Object], externals: &[External]) -> Vec<End<'a>> {
+    // The last of several objects with one name counts, as it does in the engine.
+    let pods: BTreeMap<&NamespacedName, &Pod> = pods(objects).map(|pod| (&pod.id, pod)).collect();
+    let pods = pods.into_values().filter(|pod| !pod.finished && !pod.addresses.is_empty()).map(|pod| End {
+        name: pod.id.to_string(),
+        pod: Some(pod),
+        addresses: pod.addresses.iter().copied().collect(),
+        ports: pod.ports.iter().map(|port| (port.number, port.protocol)).collect(),
+    });
+    let externals = externals.iter().map(|external| End {
+        name: format!("external/{}", external.name),
+        pod: None,
+        addresses: external.addresses.iter().copied().collect(),
+        ports: external.ports.iter().copied().collect(),
+    });
+    pods.chain(externals).collect()
+}
+
+fn pods(objects: &[Object]) -> impl Iterator<Item = &Pod> {
+    objects.iter().filter_map(|object| match object {
+        Object::Pod(pod) => Some(pod),
+        _ => None,
+    })
+}
+
+/// Each node's own addresses, as its object and the pods on its network tell them.
+fn node_addresses(objects: &[Object]) -> BTreeMap<Arc<str>, BTreeSet<IpAddr>> {
+    let mut nodes: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
+    for object in objects {
+        let (node, addresses) = match object {
+            Object::Node(node) => (&node.name, &node.addresses),
+            Object::Pod(Pod { node: Some(node), host_network: true, finished: false, addresses, .. }) => {
+                (node, addresses)
+            }
+            _ => continue,
+        };
+        nodes.entry(node.clone()).or_default().extend(addresses);
+    }
+    nodes
+}
+
+fn implied_namespaces(objects: &[Object]) -> Vec<Object> {
+    let names: BTreeSet<_> = pods(objects).map(|pod| pod.id.namespace.clone()).collect();
+    let labels = |name: &Arc<str>| Labels::from([("kubernetes.io/metadata.name".into(), name.clone())]);
+    names.into_iter().map(|name| Object::Namespace(Namespace { labels: labels(&name), name })).collect()
 }

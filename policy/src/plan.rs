@@ -4,7 +4,16 @@
 //! executor carries them out one by one. The promise, whatever happens between two actions: what a local pod and a
 //! remote address may exchange is either what it was before the plan or what it is after, never anything else.
 
+mod diff;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+mod transition;
+
 use ipnet::IpNet;
+
+pub(crate) use self::transition::{PeerChange, Sides, SubjectChange, Transition};
 
 use crate::model::NamespacedName;
 use crate::ports::PortSet;
@@ -75,8 +84,10 @@ impl Plan {
 
 /// The plan that turns `recorded` (what the kernel holds) into `desired`.
 ///
-/// A class id that both tables use must mean the same in both: start the engine above what the kernel holds.
+/// A class id that both tables use must mean the same in both: start the engine above what the kernel holds
+/// ([`Tables::next_class`]). Otherwise the end is still `desired`, but the way there is not safe.
 pub fn diff(recorded: &Tables, desired: &Tables) -> Plan {
-    let _ = (recorded, desired);
-    Plan::default()
+    let sides = diff::TableSides::new(recorded, desired);
+    let (subjects, peers) = sides.changes();
+    Transition::new(&sides, subjects, peers).plan()
 }

@@ -137,6 +137,16 @@ impl Tables {
         }
     }
 
+    /// One more than every class that the engine gave, for an engine that is to start above them.
+    #[must_use]
+    pub fn next_class(&self) -> ClassId {
+        let subjects = self.subject_classes().into_iter().map(|class| class.0);
+        let peers = self.peer_classes().into_iter().map(|class| class.0);
+        let verdicts = self.verdicts.keys().flat_map(|(subject, peer)| [subject.0, peer.0]);
+        let given = subjects.chain(peers).chain(verdicts).filter(|id| *id < FIRST_TRANSITIONAL);
+        ClassId(given.max().map_or(1, |id| id + 1))
+    }
+
     /// Subject classes that some pod is in, [`ClassId::NOT_ISOLATED`] left out.
     #[must_use]
     pub fn subject_classes(&self) -> BTreeSet<ClassId> {

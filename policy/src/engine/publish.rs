@@ -1,0 +1,183 @@
+//! The tables and plans of an engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Engine;
+use super::classes::Class;
+use super::rules::{Facts, RuleSet};
+use crate::plan::{PeerChange, Plan, Sides, SubjectChange, Transition, diff};
+use crate::ports::PortSet;
+use crate::tables::{ClassId, PeerClass, Tables};
+
+impl Engine {
+    /// The tables that the objects known now ask for.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        let mut verdicts = BTreeMap::new();
+        for subject in self.subject_classes(Class::in_use) {
+            for peer in self.peer_classes(Class::in_use) {
+                let ports = self.verdict(subject, peer);
+                if !ports.is_nothing() {
+                    verdicts.insert((subject, peer), ports);
+                }
+            }
+        }
+        Tables { subjects: self.subjects.current().clone(), peers: self.peers.current().clone(), verdicts }
+    }
+
+    /// What changed since the last plan, as one transition. Empty when nothing did.
+    pub fn plan(&mut self) -> Plan {
+        let subjects = self.subjects.changed().into_iter().map(|changed| SubjectChange {
+            pod: changed.key,
+            old: changed.old,
+            new: changed.new,
+        });
+        let subjects: Vec<_> = subjects.collect();
+        let peers = self.peers.changed().into_iter().map(|changed| {
+            let (before, after) = self.peers.decides(changed.key);
+            PeerChange { prefix: changed.key, old: changed.old, new: changed.new, before, after }
+        });
+        let peers: Vec<_> = peers.collect();
+        let plan = if subjects.is_empty() && peers.is_empty() {
+            Plan::default()
+        } else {
+            Transition::new(&EngineSides::new(self), subjects, peers).plan()
+        };
+        self.publish();
+        plan
+    }
+
+    /// The plan from what the kernel really holds to what is desired now: after a restart, or when executing a plan
+    /// failed half way. The next [`plan`](Self::plan) starts from here.
+    pub fn recover(&mut self, recorded: &Tables) -> Plan {
+        self.publish();
+        diff(recorded, &self.tables())
+    }
+
+    fn publish(&mut self) {
+        self.subjects.publish();
+        self.rule_sets.publish();
+        self.peers.publish();
+    }
+
+    /// What a subject class allows a peer class. Both meanings never change, so neither does this.
+    fn verdict(&self, subject: ClassId, peer: PeerClass) -> PortSet {
+        let Some(rules) = self.rule_sets.get(subject.0) else { return PortSet::nothing() };
+        match self.peers.classes.get(peer.0) {
+            Some(class) => rules.meaning.verdict(&class.meaning),
+            None => rules.meaning.verdict(&Facts::default()),
+        }
+    }
+
+    fn subject_classes(&self, keep: impl Fn(&Class<RuleSet>) -> bool) -> impl Iterator<Item = ClassId> {
+        self.rule_sets.iter().filter(move |(_, class)| keep(class)).map(|(id, _)| ClassId(id))
+    }
+
+    /// [`PeerClass::UNKNOWN`] is always among them.
+    fn peer_classes(&self, keep: impl Fn(&Class<Facts>) -> bool) -> impl Iterator<Item = PeerClass> {
+        let known = self.peers.classes.iter().filter(move |(_, class)| keep(class));
+        std::iter::once(PeerClass::UNKNOWN).chain(known.map(|(id, _)| PeerClass(id)))
+    }
+}
+
+/// The engine's tables at the last plan and now.
+struct EngineSides<'a> {
+    engine: &'a Engine,
+    new_subjects: BTreeSet<ClassId>,
+    gone_subjects: BTreeSet<ClassId>,
+    new_peers: BTreeSet<PeerClass>,
+    gone_peers: BTreeSet<PeerClass>,
+}
+
+impl<'a> EngineSides<'a> {
+    fn new(engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            new_subjects: engine.subject_classes(|class| class.in_use() && !class.published).collect(),
+            gone_subjects: engine.subject_classes(|class| !class.in_use() && class.published).collect(),
+            new_peers: engine.peer_classes(|class| class.in_use() && !class.published).skip(1).collect(),
+            gone_peers: engine.peer_classes(|class| !class.in_use() && class.published).skip(1).collect(),
+        }
+    }
+
+    /// The pairs of `subjects` with every peer class that `keep` keeps, and of all other subject classes with `peers`,
+    /// that allow anything.
+    fn pairs(
+        &self,
+        now: bool,
+        subjects: &BTreeSet<ClassId>,
+        peers: &BTreeSet<PeerClass>,
+    ) -> Vec<(ClassId, PeerClass, PortSet)> {
+        let engine = self.engine;
+        let all_peers: Vec<_> =
+            engine.peer_classes(|class| if now { class.in_use() } else { class.published }).collect();
+        let mut pairs = Vec::new();
+        for subject in engine.subject_classes(|class| if now { class.in_use() } else { class.published }) {
+            let mut add = |peer: &PeerClass| {
+                let ports = engine.verdict(subject, *peer);
+                if !ports.is_nothing() {
+                    pairs.push((subject, *peer, ports));
+                }
+            };
+            if subjects.contains(&subject) {
+                all_peers.iter().for_each(&mut add);
+            } else {
+                peers.iter().for_each(&mut add);
+            }
+        }
+        pairs
+    }
+}
+
+impl Sides for EngineSides<'_> {
+    fn before(&self, subject: ClassId, peer: PeerClass) -> PortSet {
+        self.engine.verdict(subject, peer)
+    }
+
+    fn after(&self, subject: ClassId, peer: PeerClass) -> PortSet {
+        self.engine.verdict(subject, peer)
+    }
+
+    fn was_subject(&self, subject: ClassId) -> bool {
+        self.engine.rule_sets.get(subject.0).is_some_and(|class| class.published)
+    }
+
+    fn is_subject(&self, subject: ClassId) -> bool {
+        self.engine.rule_sets.get(subject.0).is_some_and(Class::in_use)
+    }
+
+    fn was_peer(&self, peer: PeerClass) -> bool {
+        peer == PeerClass::UNKNOWN
+            || self.engine.peers.classes.get(peer.0).is_some_and(|class| class.published)
+    }
+
+    fn is_peer(&self, peer: PeerClass) -> bool {
+        peer == PeerClass::UNKNOWN || self.engine.peers.classes.get(peer.0).is_some_and(Class::in_use)
+    }
+
+    fn old_subjects(&self) -> Vec<ClassId> {
+        self.engine.subject_classes(|class| class.published).collect()
+    }
+
+    fn new_peers(&self) -> Vec<PeerClass> {
+        self.engine.peer_classes(Class::in_use).collect()
+    }
+
+    fn leftover(&self) -> Vec<(ClassId, PeerClass)> {
+        Vec::new()
+    }
+
+    fn fresh(&self) -> Vec<(ClassId, PeerClass, PortSet)> {
+        self.pairs(true, &self.new_subjects, &self.new_peers)
+    }
+
+    fn stale(&self) -> Vec<(ClassId, PeerClass)> {
+        let pairs = self.pairs(false, &self.gone_subjects, &self.gone_peers);
+        pairs.into_iter().map(|(subject, peer, _)| (subject, peer)).collect()
+    }
+
+    fn is_taken(&self, _id: u32) -> bool {
+        // What earlier plans held for their own time is collected by their end.
+        false
+    }
+}

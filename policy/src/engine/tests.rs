@@ -1,0 +1,4 @@
+//! The compiler against the reference, against itself, and in golden text.
+
+mod agreement;
+mod history;
