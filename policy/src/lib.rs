@@ -22,6 +22,8 @@ pub mod plan;
 pub mod ports;
 pub mod reference;
 pub mod selector;
+#[cfg(test)]
+mod semantics;
 pub mod tables;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -49,8 +49,11 @@ impl Engine {
             .iter()
             .map(|target| {
                 let mut words = format!("{} {}", self.attribute_in_words(target.attribute), target.ports);
-                for (name, _) in &target.named {
-                    let _ = write!(words, " {}", self.attribute_in_words(*name));
+                let mut named: Vec<_> =
+                    target.named.iter().map(|(name, _)| self.attribute_in_words(*name)).collect();
+                named.sort();
+                for name in named {
+                    let _ = write!(words, " {name}");
                 }
                 words
             })

@@ -1,4 +1,6 @@
 //! The compiler against the reference, against itself, and in golden text.
 
 mod agreement;
+mod golden;
 mod history;
+mod touches;
