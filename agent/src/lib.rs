@@ -4,5 +4,10 @@
 //! plans [`datapath`] executes on the veths that [`links`] finds. [`controller`] is the loop that ties them together;
 //! [`control`] answers questions about it.
 
+pub mod cli;
+pub mod control;
+pub mod controller;
 pub mod convert;
+pub mod datapath;
+pub mod links;
 pub mod manifests;

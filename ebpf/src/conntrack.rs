@@ -18,7 +18,14 @@ pub fn tracks<A>(packet: &Packet<A>) -> bool {
 
 /// Notes a packet of a flow that goes on under a policy generation.
 #[inline(always)]
-pub fn refresh(flow: &mut Flow, packet_direction: u8, protocol: u8, transport: Transport, generation: u32, now: u64) {
+pub fn refresh(
+    flow: &mut Flow,
+    packet_direction: u8,
+    protocol: u8,
+    transport: Transport,
+    generation: u32,
+    now: u64,
+) {
     if flow.generation != generation {
         flow.generation = generation;
     }

@@ -2,15 +2,21 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, Flow4, Flow6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 
+use crate::frame::Unreadable;
 use crate::maps::{FLOWS4, FLOWS6, PEERS4, PEERS6, PREFIXES4, PREFIXES6};
+use crate::parse::{self, Packet};
 
 /// An address of one family.
 pub trait Address: Copy {
     /// Key of this family's flow map.
     type FlowKey;
+
+    /// Parses a packet of this family behind an Ethernet header.
+    fn parse(ctx: &TcContext) -> Result<Packet<Self>, Unreadable>;
 
     /// The flow between a pod and a peer, from the pod's point of view.
     fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
@@ -35,9 +41,14 @@ pub trait Address: Copy {
 }
 
 macro_rules! address_family {
-    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal) => {
+    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal, $parse:path) => {
         impl Address for [u8; $bytes] {
             type FlowKey = $flow;
+
+            #[inline(always)]
+            fn parse(ctx: &TcContext) -> Result<Packet<Self>, Unreadable> {
+                $parse(ctx)
+            }
 
             #[inline(always)]
             fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> $flow {
@@ -90,5 +101,5 @@ macro_rules! address_family {
     };
 }
 
-address_family!(4, Flow4, PeerKey4, PrefixAddress4, FLOWS4, PEERS4, PREFIXES4, 0);
-address_family!(16, Flow6, PeerKey6, PrefixAddress6, FLOWS6, PEERS6, PREFIXES6, 256);
+address_family!(4, Flow4, PeerKey4, PrefixAddress4, FLOWS4, PEERS4, PREFIXES4, 0, parse::ipv4);
+address_family!(16, Flow6, PeerKey6, PrefixAddress6, FLOWS6, PEERS6, PREFIXES6, 256, parse::ipv6);

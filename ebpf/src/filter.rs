@@ -21,7 +21,8 @@ use crate::verdict;
 /// Judges one packet:
 ///
 /// 1. the endpoint, by interface: isolated in neither direction passes at once;
-/// 2. the frame: ARP passes, other ethertypes than IPv4 and what cannot be parsed is dropped;
+/// 2. the frame: ARP passes, so do neighbour discovery and multicast listener messages; other ethertypes than
+///    IPv4 and IPv6 and what cannot be parsed is dropped;
 /// 3. fragments: later ones follow the first;
 /// 4. flows: what belongs to an allowed flow passes; when the policy generation moved on, the flow's first direction
 ///    is judged again;
@@ -44,10 +45,8 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
     }
     match parse::ethertype(ctx) {
         Ok(ethertype::ARP) => Reason::Link,
-        Ok(ethertype::IPV4) => match parsed(ctx, parse::ipv4) {
-            Ok(packet) => reason_of_packet::<DIRECTION, _>(ctx, ifindex, endpoint, &packet),
-            Err(_) => Reason::Malformed,
-        },
+        Ok(ethertype::IPV4) => reason_of_packet::<DIRECTION, [u8; 4]>(ctx, ifindex, endpoint),
+        Ok(ethertype::IPV6) => reason_of_packet::<DIRECTION, [u8; 16]>(ctx, ifindex, endpoint),
         Ok(_) if endpoint.ingress_class == QUARANTINE => Reason::Quarantined,
         Ok(_) => Reason::UnknownEtherType,
         Err(_) => Reason::Malformed,
@@ -55,17 +54,20 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
 }
 
 /// Parses a packet; when its headers are not linear, once more after making them so.
+///
+/// A loop with one call, not two calls: the compiler would make a function of its own from the parser, and pointers
+/// into the packet may not be passed between functions.
 #[inline(always)]
-fn parsed<A>(
-    ctx: &TcContext,
-    parse: impl Fn(&TcContext) -> Result<Packet<A>, Unreadable>,
-) -> Result<Packet<A>, Unreadable> {
-    match parse(ctx) {
-        Err(Unreadable::NotLinear) => {
-            frame::pull(ctx);
-            parse(ctx)
+fn parsed<A: Address>(ctx: &TcContext) -> Result<Packet<A>, Unreadable> {
+    let mut pulled = false;
+    loop {
+        match A::parse(ctx) {
+            Err(Unreadable::NotLinear) if !pulled => {
+                frame::pull(ctx);
+                pulled = true;
+            }
+            parsed => return parsed,
         }
-        parsed => parsed,
     }
 }
 
@@ -74,8 +76,14 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(
     ctx: &TcContext,
     ifindex: u32,
     endpoint: &Endpoint,
-    packet: &Packet<A>,
 ) -> Reason {
+    let Ok(packet) = parsed::<A>(ctx) else {
+        return Reason::Malformed;
+    };
+    let packet = &packet;
+    if packet.transport.link {
+        return Reason::Link;
+    }
     // SAFETY: the helper takes nothing and only reads a clock.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     match packet.fragment {

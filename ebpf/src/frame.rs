@@ -1,5 +1,7 @@
 //! Bounds-checked access to the bytes of a frame.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::programs::TcContext;
 
 /// Length of an Ethernet header.
@@ -22,8 +24,15 @@ pub enum Unreadable {
 /// `T` must be valid for any bytes: integers and arrays of them.
 #[inline(always)]
 pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
-    let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
+    let skb = ctx.skb.skb;
+    // Volatile: a bound kept from an earlier read may be widened again by the compiler, which the verifier takes for
+    // arithmetic on a packet pointer.
+    // SAFETY: the context of a running program is valid.
+    let (data, data_end) = unsafe {
+        (read_volatile(&raw const (*skb).data) as usize, read_volatile(&raw const (*skb).data_end) as usize)
+    };
+    let start = data + offset;
+    if start + size_of::<T>() > data_end {
         return Err(Unreadable::NotLinear);
     }
     // SAFETY: the whole of `T` lies before `data_end`, as checked above; alignment is not assumed.

@@ -1,11 +1,13 @@
 //! From a frame to the few facts that policy and connection tracking need.
 
 mod ipv4;
+mod ipv6;
 mod transport;
 
 use aya_ebpf::programs::TcContext;
 
 pub use self::ipv4::parse as ipv4;
+pub use self::ipv6::parse as ipv6;
 use crate::frame::{self, Unreadable};
 
 /// Ethertypes (`linux/if_ether.h`).
@@ -14,6 +16,8 @@ pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     /// `ETH_P_ARP`
     pub const ARP: u16 = 0x0806;
+    /// `ETH_P_IPV6`
+    pub const IPV6: u16 = 0x86dd;
 }
 
 /// The ethertype of a frame.
@@ -59,6 +63,8 @@ pub struct Transport {
     pub starts: bool,
     /// TCP: FIN or RST.
     pub ends: bool,
+    /// The link does not work without it: neighbour discovery, multicast listener messages.
+    pub link: bool,
     /// An answer by its very type (ICMP echo reply): never starts a flow.
     pub answers: bool,
 }

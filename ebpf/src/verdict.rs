@@ -49,7 +49,8 @@ pub fn judge<A: Address>(
 #[inline(always)]
 fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
     // SAFETY: the context of a running program is valid.
-    peer.flags & LOCAL_NODE != 0 && (direction != INGRESS || unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() })
+    peer.flags & LOCAL_NODE != 0
+        && (direction != INGRESS || unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() })
 }
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one

@@ -117,8 +117,9 @@ fn ip_block(field: &str, block: &networking::IPBlock) -> Result<Peer, Problem> {
 }
 
 fn network(field: &str, text: &str) -> Result<IpNet, Problem> {
-    let network: IpNet =
-        text.parse().map_err(|_| Problem::new(field, format!("{text:?} is not a CIDR such as 10.0.0.0/8")))?;
+    let network: IpNet = text
+        .parse()
+        .map_err(|_| Problem::new(field, format!("{text:?} is not a CIDR such as 10.0.0.0/8")))?;
     // Host bits do not count: 10.1.2.3/8 is 10.0.0.0/8.
     Ok(network.trunc())
 }
@@ -154,7 +155,10 @@ fn port(field: &str, port: &networking::NetworkPolicyPort) -> Result<Port, Probl
         (Some(IntOrString::String(name)), None) => {
             // IANA service names have a letter (RFC 6335 5.1): a quoted number is a mistake, not a name.
             if !name.bytes().any(|byte| byte.is_ascii_alphabetic()) {
-                return Err(Problem::new(format!("{field}.port"), format!("{name:?} is not a port name; drop the quotes")));
+                return Err(Problem::new(
+                    format!("{field}.port"),
+                    format!("{name:?} is not a port name; drop the quotes"),
+                ));
             }
             PortMatch::Named(name.as_str().into())
         }

@@ -20,7 +20,12 @@ pub(super) fn id(metadata: &ObjectMeta) -> Result<NamespacedName, Problem> {
 }
 
 fn labels(metadata: &ObjectMeta) -> Labels {
-    metadata.labels.iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+    metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect()
 }
 
 /// Parses `protocol`, which is TCP when unset.
@@ -76,7 +81,8 @@ pub fn pod(object: &core::Pod) -> Result<Pod, Problem> {
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
     let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
     let mut ports = Vec::new();
-    let containers = [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
+    let containers =
+        [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
     for (list, containers) in containers {
         for (container_index, container) in containers.into_iter().flatten().enumerate() {
             for (index, port) in container.ports.iter().flatten().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! A policy that was written is meant to isolate. One with a typing error must not leave its pods open.
 
-use postern_policy::model::{NamespacedName, NetworkPolicy, Selector};
+use postern_policy::model::{NamespacedName, NetworkPolicy};
 use serde_json::Value;
 
 use super::selector::selector;

@@ -21,7 +21,8 @@ pub(super) fn selector(field: &str, selector: &LabelSelector) -> Result<Selector
     for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
         let field = format!("{field}.matchExpressions[{index}]");
         let key: Arc<str> = expression.key.as_str().into();
-        let mut values: Vec<Arc<str>> = expression.values.iter().flatten().map(|value| value.as_str().into()).collect();
+        let mut values: Vec<Arc<str>> =
+            expression.values.iter().flatten().map(|value| value.as_str().into()).collect();
         values.sort();
         values.dedup();
         requirements.push(match (expression.operator.as_str(), values.is_empty()) {
@@ -30,10 +31,16 @@ pub(super) fn selector(field: &str, selector: &LabelSelector) -> Result<Selector
             ("Exists", true) => Requirement::Exists(key),
             ("DoesNotExist", true) => Requirement::DoesNotExist(key),
             (operator @ ("In" | "NotIn"), true) => {
-                return Err(Problem::new(format!("{field}.values"), format!("operator {operator} needs values")));
+                return Err(Problem::new(
+                    format!("{field}.values"),
+                    format!("operator {operator} needs values"),
+                ));
             }
             (operator @ ("Exists" | "DoesNotExist"), false) => {
-                return Err(Problem::new(format!("{field}.values"), format!("operator {operator} takes no values")));
+                return Err(Problem::new(
+                    format!("{field}.values"),
+                    format!("operator {operator} takes no values"),
+                ));
             }
             (operator, _) => {
                 return Err(Problem::new(

@@ -36,7 +36,8 @@ pub(super) fn parse(text: &str) -> Vec<Document> {
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = vec![(0, String::new())];
     for (line, content) in text.lines().enumerate() {
-        let marker = content.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
+        let marker =
+            content.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
         match (marker, documents.last_mut()) {
             (None, Some((_, document))) => {
                 document.push_str(content);
@@ -47,7 +48,9 @@ fn split(text: &str) -> Vec<(usize, String)> {
         }
     }
     // Documents are counted as a reader counts them: what stands before a leading marker is none when it says nothing.
-    documents.retain(|(_, document)| document.lines().any(|it| !it.trim().is_empty() && !it.trim().starts_with('#')));
+    documents.retain(|(_, document)| {
+        document.lines().any(|it| !it.trim().is_empty() && !it.trim().starts_with('#'))
+    });
     documents
 }
 
@@ -75,7 +78,8 @@ fn read(line: usize, text: &str) -> Document {
 
 fn syntax_error(line: usize, error: &serde_yaml_ng::Error) -> Document {
     // The parser counts within the document; people count within the file.
-    let place = error.location().map(|at| format!(" (line {} of the file)", line + at.line())).unwrap_or_default();
+    let place =
+        error.location().map(|at| format!(" (line {} of the file)", line + at.line())).unwrap_or_default();
     Document::Broken { object: None, isolation: None, message: format!("not YAML: {error}{place}") }
 }
 

@@ -62,7 +62,8 @@ impl Source {
         let files = match files(&self.folder) {
             Ok(files) => files,
             Err(error) => {
-                let error = ManifestError::Unreadable { path: self.folder.clone(), message: error.to_string() };
+                let error =
+                    ManifestError::Unreadable { path: self.folder.clone(), message: error.to_string() };
                 return (Vec::new(), vec![error]);
             }
         };
@@ -112,7 +113,8 @@ impl Source {
                     object
                 }
                 Document::Broken { object, isolation, message } => {
-                    let last_good = object.as_ref().and_then(|it| self.held.get(it)).map(|it| it.object.clone());
+                    let last_good =
+                        object.as_ref().and_then(|it| self.held.get(it)).map(|it| it.object.clone());
                     let fate = match (&object, &last_good, &isolation) {
                         (None, _, _) => "what this file held before stays",
                         (_, Some(_), _) => "its last good version stays",

@@ -1,7 +1,7 @@
-//! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260) and ICMP echo (RFC 792).
+//! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260) ICMP echo (RFC 792) and ICMPv6 (RFC 4443).
 
 use aya_ebpf::programs::TcContext;
-use postern_common::{IPPROTO_ICMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::Transport;
 use crate::frame::{self, Unreadable};
@@ -13,6 +13,15 @@ const TCP_ACK: u8 = 0x10;
 
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMP_ECHO: u8 = 8;
+
+const ICMPV6_ECHO: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
+/// Multicast listener query, report, done (RFC 2710).
+const ICMPV6_LISTENER: core::ops::RangeInclusive<u8> = 130..=132;
+/// Router and neighbour solicitation and advertisement, redirect (RFC 4861).
+const ICMPV6_NEIGHBOUR: core::ops::RangeInclusive<u8> = 133..=137;
+/// Version 2 multicast listener report (RFC 3810).
+const ICMPV6_LISTENER_V2: u8 = 143;
 
 /// Parses the transport header at a byte offset of the frame.
 #[inline(always)]
@@ -31,12 +40,22 @@ pub fn parse(ctx: &TcContext, offset: usize, protocol: u8) -> Result<Transport, 
         IPPROTO_UDP | IPPROTO_SCTP => Ok(ports(frame::read(ctx, offset)?)),
         IPPROTO_ICMP => {
             let header: [u8; 8] = frame::read(ctx, offset)?;
-            let identifier = u16::from_be_bytes([header[4], header[5]]);
-            let echo = Transport { source_port: identifier, destination_port: identifier, ..Transport::default() };
             Ok(match header[0] {
-                ICMP_ECHO => echo,
-                ICMP_ECHO_REPLY => Transport { answers: true, ..echo },
+                ICMP_ECHO => echo(header),
+                ICMP_ECHO_REPLY => Transport { answers: true, ..echo(header) },
                 _ => Transport::default(),
+            })
+        }
+        IPPROTO_ICMPV6 => {
+            let header: [u8; 8] = frame::read(ctx, offset)?;
+            let kind = header[0];
+            let link = ICMPV6_LISTENER.contains(&kind)
+                || ICMPV6_NEIGHBOUR.contains(&kind)
+                || kind == ICMPV6_LISTENER_V2;
+            Ok(match kind {
+                ICMPV6_ECHO => echo(header),
+                ICMPV6_ECHO_REPLY => Transport { answers: true, ..echo(header) },
+                _ => Transport { link, ..Transport::default() },
             })
         }
         _ => Ok(Transport::default()),
@@ -50,4 +69,11 @@ fn ports(bytes: [u8; 4]) -> Transport {
         destination_port: u16::from_be_bytes([bytes[2], bytes[3]]),
         ..Transport::default()
     }
+}
+
+/// An echo is known by its identifier, which stands for both ports.
+#[inline(always)]
+fn echo(header: [u8; 8]) -> Transport {
+    let identifier = u16::from_be_bytes([header[4], header[5]]);
+    Transport { source_port: identifier, destination_port: identifier, ..Transport::default() }
 }

@@ -1,0 +1,101 @@
+//! `postern agent`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::controller::{self, Options};
+use crate::datapath::attach::{self, Mode};
+use crate::datapath::object::{Established, Settings};
+
+/// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  postern agent --manifests /etc/postern/manifests --node node-a
+  postern agent --manifests ./manifests --node node-a --attach clsact --log-format json
+
+Every flag can be given as an environment variable too. RUST_LOG sets the log level (default: info).
+
+Exit codes: 0 stopped by SIGTERM or SIGINT; 1 could not start; 2 bad usage.")]
+pub(super) struct Agent {
+    /// Folder of Kubernetes YAML (Namespace, Node, Pod, NetworkPolicy); edits take effect at once
+    #[arg(long, value_name = "DIR", env = "POSTERN_MANIFESTS")]
+    manifests: PathBuf,
+
+    /// The node whose pods to look after, as in spec.nodeName
+    #[arg(long, value_name = "NAME", env = "POSTERN_NODE")]
+    node: String,
+
+    /// Folder for pinned maps and links, on a BPF file system; one agent each
+    #[arg(long, value_name = "DIR", env = "POSTERN_BPFFS_DIR", default_value = super::dump::PINS)]
+    bpffs_dir: PathBuf,
+
+    /// Control socket, for `postern status`
+    #[arg(long, value_name = "PATH", env = "POSTERN_SOCKET", default_value = crate::control::SOCKET)]
+    socket: PathBuf,
+
+    /// How programs are attached to veths
+    #[arg(long, env = "POSTERN_ATTACH", value_enum, default_value_t)]
+    attach: AttachMode,
+
+    /// What becomes of established connections when policy changes
+    #[arg(long, env = "POSTERN_ESTABLISHED", value_enum, default_value_t)]
+    established: Established,
+
+    /// Log format
+    #[arg(long, env = "POSTERN_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+
+    /// Log every dropped packet from inside the programs; for development, it slows drops down
+    #[arg(long, env = "POSTERN_DEBUG_PROGRAMS")]
+    debug_programs: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum AttachMode {
+    /// TCX where the kernel has it (6.6 and later), else clsact
+    #[default]
+    Auto,
+    /// TCX
+    Tcx,
+    /// Filters of the clsact qdisc
+    Clsact,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+impl Agent {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().init(),
+        }
+        let options = Options {
+            manifests: self.manifests,
+            node: self.node,
+            pins: self.bpffs_dir,
+            socket: self.socket,
+            mode: match self.attach {
+                AttachMode::Auto => attach::probe(),
+                AttachMode::Tcx => Mode::Tcx,
+                AttachMode::Clsact => Mode::Clsact,
+            },
+            settings: Settings { established: self.established, debug: self.debug_programs },
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.context("starting the async runtime")?.block_on(controller::run(options))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,137 @@
+//! `postern dump`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use ipnet::IpNet;
+use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
+use postern_policy::{ClassId, PeerEntry, PortSet};
+use serde::Serialize;
+
+use super::Output;
+use crate::datapath::maps::Maps;
+use crate::datapath::object::map_folder;
+use crate::datapath::tables::{read_peers, read_verdicts};
+
+/// Where an agent pins its maps unless told otherwise.
+pub(super) const PINS: &str = "/sys/fs/bpf/postern";
+
+/// Prints what is enforced, read back from the pinned maps: no agent needs to run.
+///
+/// Classes are resolved, so that two dumps compare equal when they enforce the same.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  postern dump
+  postern dump -o json > before.json
+
+Exit codes: 0 printed; 1 no maps there, or made by another version; 2 bad usage.")]
+pub(super) struct Dump {
+    /// Folder of pinned maps
+    #[arg(long, value_name = "DIR", env = "POSTERN_BPFFS_DIR", default_value = PINS)]
+    bpffs_dir: PathBuf,
+
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What one veth enforces: by direction, by address.
+#[derive(Debug, Serialize)]
+struct Enforced {
+    interface: String,
+    ingress: Verdicts,
+    egress: Verdicts,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdicts {
+    /// The direction is not isolated.
+    Open,
+    /// Nobody knows whose veth this is.
+    Quarantined,
+    /// What is allowed, by prefix: the longest one decides. What is in none of them is `other`.
+    Isolated { prefixes: BTreeMap<String, String>, other: String },
+}
+
+impl Dump {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let folder = map_folder(&self.bpffs_dir);
+        let maps = Maps::open(&folder).with_context(|| {
+            format!(
+                "no maps of this version in {}; is the agent's --bpffs-dir another one?",
+                folder.display()
+            )
+        })?;
+        let verdicts = read_verdicts(&maps)?;
+        let mut enforced = BTreeMap::new();
+        let mut tables = BTreeMap::new();
+        for item in &maps.endpoints {
+            let (ifindex, endpoint) = item?;
+            if let std::collections::btree_map::Entry::Vacant(slot) = tables.entry(endpoint.epoch) {
+                slot.insert(read_peers(&maps, endpoint.epoch)?);
+            }
+            let peers = &tables[&endpoint.epoch];
+            let interface =
+                nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+            let enforce = |class| resolve(class, peers, &verdicts);
+            let entry = Enforced {
+                interface: interface.unwrap_or_else(|| "(gone)".to_owned()),
+                ingress: enforce(endpoint.ingress_class),
+                egress: enforce(endpoint.egress_class),
+            };
+            enforced.insert(ifindex, entry);
+        }
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&enforced)?),
+            Output::Table => print(&enforced),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn resolve(
+    class: u32,
+    peers: &BTreeMap<IpNet, PeerEntry>,
+    verdicts: &BTreeMap<(ClassId, postern_policy::PeerClass), PortSet>,
+) -> Verdicts {
+    if class == NOT_ISOLATED {
+        return Verdicts::Open;
+    }
+    if class == QUARANTINE {
+        return Verdicts::Quarantined;
+    }
+    let ports = |peer: PeerEntry| {
+        if peer.local {
+            return "everything (own node)".to_owned();
+        }
+        verdicts.get(&(ClassId(class), peer.class)).cloned().unwrap_or_default().to_string()
+    };
+    let prefixes = peers.iter().map(|(prefix, peer)| (prefix.to_string(), ports(*peer))).collect();
+    Verdicts::Isolated { prefixes, other: ports(PeerEntry::default()) }
+}
+
+fn print(enforced: &BTreeMap<u32, Enforced>) {
+    if enforced.is_empty() {
+        println!("nothing is enforced: no veth carries programs");
+    }
+    for (ifindex, it) in enforced {
+        println!("{} (index {ifindex})", it.interface);
+        for (direction, verdicts) in [("ingress", &it.ingress), ("egress", &it.egress)] {
+            match verdicts {
+                Verdicts::Open => println!("  {direction}: not isolated"),
+                Verdicts::Quarantined => println!("  {direction}: quarantined, nothing passes"),
+                Verdicts::Isolated { prefixes, other } => {
+                    println!("  {direction}: isolated");
+                    for (prefix, ports) in prefixes.iter().filter(|(_, ports)| *ports != "nothing") {
+                        println!("    {prefix}: {ports}");
+                    }
+                    println!("    any other address: {other}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `postern status`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Output;
+use crate::control::{self, Request};
+
+/// Asks a running agent how it is.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  postern status
+  postern status -o json | jq .ready
+
+Exit codes: 0 ready; 1 no answer; 3 the agent answers, but is not ready.")]
+pub(super) struct Status {
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", env = "POSTERN_SOCKET", default_value = control::SOCKET)]
+    socket: PathBuf,
+
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// The agent is there, but not everything is enforced yet.
+const NOT_READY: u8 = 3;
+
+impl Status {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let status = control::ask(&self.socket, Request::Status)?;
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+            Output::Table => print(&status),
+        }
+        Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
+    }
+}
+
+fn print(status: &control::Status) {
+    println!("node        {}", status.node);
+    println!("version     {}", status.version);
+    println!("attach      {}", status.attach);
+    println!("ready       {}", if status.ready { "yes" } else { "no" });
+    println!("generation  {}", status.generation);
+    println!("enforced in {:.2} ms", status.enforced_in_ms);
+    for pod in &status.pending {
+        println!("pending     {pod}: its veth has not been found");
+    }
+    for error in &status.errors {
+        println!("error       {error}");
+    }
+    if status.endpoints.is_empty() {
+        println!("\nno pod of this node is isolated");
+        return;
+    }
+    let mut table = super::plain_table(["POD", "INTERFACE", "INGRESS", "EGRESS"]);
+    for endpoint in &status.endpoints {
+        let class = |class| if class == 0 { "open".to_owned() } else { format!("class {class}") };
+        let pod = endpoint.pod.as_deref().unwrap_or("(unknown: quarantined)");
+        let (ingress, egress) = (class(endpoint.ingress_class), class(endpoint.egress_class));
+        table.add_row([pod, &endpoint.interface, &ingress, &egress]);
+    }
+    println!("\n{table}");
+}

@@ -1,0 +1,63 @@
+//! The agent's control socket: one JSON request a line, one JSON answer a line.
+//!
+//! A Unix socket that its owner alone may open; nothing here changes anything.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::client::{ClientError, ask};
+pub use self::server::{Question, Server};
+
+/// Where the agent listens unless told otherwise.
+pub const SOCKET: &str = "/run/postern/postern.sock";
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How the agent is.
+    Status,
+}
+
+/// How an agent is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node whose pods it looks after.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// `tcx` or `clsact`.
+    pub attach: String,
+    /// Fingerprint of the manifests that are enforced (see [`crate::manifests::digest`]).
+    pub digest: String,
+    /// Policy generation in the kernel.
+    pub generation: u32,
+    /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an
+    /// address has its veth guarded.
+    pub ready: bool,
+    /// Milliseconds from noticing the last change of the manifests to the last write that enforced it.
+    pub enforced_in_ms: f64,
+    /// Isolated pods of this node whose veth has not been found yet.
+    pub pending: Vec<String>,
+    /// Veths that carry programs.
+    pub endpoints: Vec<Endpoint>,
+    /// What is wrong now.
+    pub errors: Vec<String>,
+}
+
+/// A veth that carries programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Interface index of the host-side veth.
+    pub ifindex: u32,
+    /// Its name.
+    pub interface: String,
+    /// `namespace/name`; none for a veth in quarantine.
+    pub pod: Option<String>,
+    /// Class of what it gets; 0: not isolated.
+    pub ingress_class: u32,
+    /// Class of what it sends; 0: not isolated.
+    pub egress_class: u32,
+}

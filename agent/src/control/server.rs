@@ -1,0 +1,108 @@
+//! The agent's end of the socket.
+
+use std::fs::{DirBuilder, Permissions, remove_file, set_permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
+
+use super::{Request, Status};
+
+/// No request is longer: what is, is none.
+const LONGEST_REQUEST: u64 = 4096;
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub struct Question {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Status>,
+}
+
+/// A listening socket; its file goes when dropped.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    questions: mpsc::Receiver<Question>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        // It may be gone already.
+        let _ = remove_file(&self.path);
+    }
+}
+
+impl Server {
+    /// Listens. A file that a killed agent left is replaced; a living agent's is not.
+    ///
+    /// # Errors
+    ///
+    /// Another agent listens there, or the path cannot be used.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            let message = "another agent listens there; stop it, or choose another --socket and --bpffs-dir";
+            return Err(std::io::Error::new(ErrorKind::AddrInUse, message));
+        }
+        match remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        set_permissions(path, Permissions::from_mode(0o600))?;
+        let (sender, questions) = mpsc::channel(16);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, sender).await {
+                        debug!(%error, "control connection ended");
+                    }
+                });
+            }
+        });
+        Ok(Self { path: path.to_owned(), questions, accepting })
+    }
+
+    /// The next question.
+    pub async fn next(&mut self) -> Question {
+        match self.questions.recv().await {
+            Some(question) => question,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        if (&mut reader).take(LONGEST_REQUEST).read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let mut reply = match serde_json::from_str(&line) {
+            Ok(request) => {
+                let (answer, answered) = oneshot::channel();
+                if questions.send(Question { request, answer }).await.is_err() {
+                    return Ok(());
+                }
+                let Ok(status) = answered.await else { return Ok(()) };
+                serde_json::to_string(&status)?
+            }
+            Err(error) => serde_json::json!({ "error": format!("not a request: {error}") }).to_string(),
+        };
+        reply.push('\n');
+        writer.write_all(reply.as_bytes()).await?;
+    }
+}

@@ -1,0 +1,180 @@
+//! The kernel side: programs, maps, attachment. The only module that talks bpf(2), and the only one that knows both the
+//! policy crate's types and the maps'.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`bpffs`] | makes sure that pins have a place |
+//! | [`object`] | loads the programs, with pinned maps and settings |
+//! | [`maps`] | typed handles of all maps |
+//! | [`encode`] | policy types to map types and back |
+//! | [`tables`] | writes plans into the maps, reads tables back |
+//! | [`attach`] | programs onto veths: TCX, or clsact |
+//! | [`endpoints`] | which veth is which pod, and what it carries |
+
+pub mod attach;
+pub mod bpffs;
+pub mod encode;
+pub mod endpoints;
+pub mod maps;
+pub mod object;
+pub mod tables;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::MapError;
+use postern_policy::{Action, ClassId, Plan, Subject, Tables};
+
+use self::attach::Mode;
+use self::bpffs::BpffsError;
+use self::endpoints::{EndpointError, Endpoints, Wanted};
+use self::maps::Maps;
+use self::object::{LoadError, Settings};
+use self::tables::{WriteError, Writer};
+
+/// Why the data path could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// No place for pins.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// Programs or maps.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Maps that are not in the object.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// What earlier agents left cannot be read.
+    #[error(transparent)]
+    Tables(#[from] WriteError),
+    /// The folder for links.
+    #[error("{}: {source}", path.display())]
+    Links {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why a plan was not carried out to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// Tables.
+    #[error(transparent)]
+    Table(#[from] WriteError),
+    /// Endpoints.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
+
+/// Everything this agent has in the kernel.
+pub struct Datapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    writer: Writer,
+    endpoints: Endpoints,
+}
+
+impl Datapath {
+    /// Loads the programs and takes over what an earlier agent pinned; that goes on enforcing until the first
+    /// [`reconcile`](Self::reconcile).
+    ///
+    /// Returns the first class number for the engine too.
+    ///
+    /// # Errors
+    ///
+    /// See [`SetupError`].
+    pub fn start(pins: &Path, mode: Mode, settings: Settings) -> Result<(Self, ClassId), SetupError> {
+        bpffs::prepare(pins)?;
+        let mut ebpf = object::load(Some(pins), settings)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let (writer, first_class) = Writer::begin(&mut maps)?;
+        let endpoints = Endpoints::begin(mode, pins, &maps)
+            .map_err(|source| SetupError::Links { path: pins.to_owned(), source })?;
+        Ok((Self { ebpf, maps, writer, endpoints }, first_class))
+    }
+
+    /// The loaded object, for its log.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// What the veths carry.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// The policy generation.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.writer.generation()
+    }
+
+    /// Carries out a plan, action by action.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a write: the actions before it are done, those after it are not. [`Self::recorded`] says
+    /// where that leaves the maps.
+    pub fn execute(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
+        let epoch = self.writer.epoch();
+        for action in &plan.steps {
+            match action {
+                Action::SetSubject { pod, subject } => {
+                    let classes = (subject.ingress, subject.egress);
+                    self.endpoints.set_classes(&mut self.maps, epoch, pod, classes)?;
+                }
+                Action::RemoveSubject { pod } => {
+                    let open = (ClassId::NOT_ISOLATED, ClassId::NOT_ISOLATED);
+                    self.endpoints.set_classes(&mut self.maps, epoch, pod, open)?;
+                }
+                other => self.writer.execute(&mut self.maps, other)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the veths carry what they are to. Returns what failed.
+    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Vec<ExecuteError> {
+        let epoch = self.writer.epoch();
+        let (changed, errors) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted);
+        let mut errors: Vec<ExecuteError> = errors.into_iter().map(Into::into).collect();
+        if changed {
+            // What passed under the classes a veth had before is to be judged by those it has now.
+            errors.extend(
+                self.writer.execute(&mut self.maps, &Action::AdvanceGeneration).map_err(Into::into).err(),
+            );
+        }
+        errors
+    }
+
+    /// Removes what earlier agents left in the maps and `wanted` does not hold.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a write.
+    pub fn sweep(&mut self, wanted: &Tables) -> Result<usize, ExecuteError> {
+        let wanted = |subject, peer| wanted.verdicts.contains_key(&(subject, peer));
+        Ok(self.writer.sweep(&mut self.maps, wanted)?)
+    }
+
+    /// What the maps really hold, in the engine's terms: where to go on after a failure.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be read.
+    pub fn recorded(&self) -> Result<Tables, MapError> {
+        let subjects = self.endpoints.carried().values().filter_map(|carried| {
+            let subject = Subject { ingress: carried.ingress, egress: carried.egress, addresses: Vec::new() };
+            Some((carried.pod.clone()?, subject))
+        });
+        Ok(Tables {
+            subjects: subjects.collect(),
+            peers: tables::read_peers(&self.maps, self.writer.epoch())?,
+            verdicts: tables::read_verdicts(&self.maps)?,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Typed handles of all maps, and a check that a pinned map is what this version works with.
+
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use postern_common::conntrack::{Flow, Flow4, Flow6, Fragment, FragmentKey};
+use postern_common::endpoint::Endpoint;
+use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::state::State;
+use postern_common::verdict::{PortPage, PortPageKey, Verdict, VerdictKey};
+
+use super::object::LoadError;
+
+/// Size of keys and values of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The map's name, in the object and as a pin.
+    pub name: &'static str,
+    key: u32,
+    value: u32,
+}
+
+const fn shape<K, V>(name: &'static str) -> Shape {
+    // Sizes are tens of bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "see above")]
+    Shape { name, key: size_of::<K>() as u32, value: size_of::<V>() as u32 }
+}
+
+const fn trie<K, V>(name: &'static str) -> Shape {
+    let mut shape = shape::<K, V>(name);
+    // The prefix length stands before the address (`struct bpf_lpm_trie_key`).
+    shape.key += EPOCH_BITS / 8;
+    shape
+}
+
+/// All pinned maps.
+pub const SHAPES: &[Shape] = &[
+    shape::<u32, Endpoint>("ENDPOINTS"),
+    shape::<PeerKey4, Peer>("PEERS4"),
+    shape::<PeerKey6, Peer>("PEERS6"),
+    trie::<PrefixAddress4, Peer>("PREFIXES4"),
+    trie::<PrefixAddress6, Peer>("PREFIXES6"),
+    shape::<VerdictKey, Verdict>("VERDICTS"),
+    shape::<PortPageKey, PortPage>("PORT_PAGES"),
+    shape::<u32, State>("STATE"),
+    shape::<Flow4, Flow>("FLOWS4"),
+    shape::<Flow6, Flow>("FLOWS6"),
+    shape::<FragmentKey, Fragment>("FRAGMENTS"),
+    shape::<u32, u64>("COUNTERS"),
+];
+
+/// A pinned map that this version cannot work with.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the pinned map {} has keys of {} and values of {} bytes where this version has {} and {}; it was not made by this \
+     version of Postern: stop whatever made it, remove it, and start again",
+    path.display(), found.0, found.1, expected.0, expected.1
+)]
+pub struct MapMismatch {
+    path: PathBuf,
+    found: (u32, u32),
+    expected: (u32, u32),
+}
+
+/// Checks the map pinned at a path, where there is one: the kernel would hand out any.
+///
+/// # Errors
+///
+/// It has another shape, or cannot be opened.
+pub fn check_pinned(path: &Path, shape: &Shape) -> Result<(), LoadError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let info = MapData::from_pin(path)?.info()?;
+    let found = (info.key_size(), info.value_size());
+    let expected = (shape.key, shape.value);
+    if found == expected {
+        Ok(())
+    } else {
+        Err(MapMismatch { path: path.to_owned(), found, expected }.into())
+    }
+}
+
+/// Handles of all maps that the agent reads or writes.
+pub struct Maps {
+    /// See `ebpf/src/maps.rs` for this and the others.
+    pub endpoints: HashMap<MapData, u32, Endpoint>,
+    /// Exact IPv4 addresses.
+    pub peers4: HashMap<MapData, PeerKey4, Peer>,
+    /// Exact IPv6 addresses.
+    pub peers6: HashMap<MapData, PeerKey6, Peer>,
+    /// IPv4 CIDRs.
+    pub prefixes4: LpmTrie<MapData, PrefixAddress4, Peer>,
+    /// IPv6 CIDRs.
+    pub prefixes6: LpmTrie<MapData, PrefixAddress6, Peer>,
+    /// Verdicts.
+    pub verdicts: HashMap<MapData, VerdictKey, Verdict>,
+    /// Ports of verdicts with many ranges.
+    pub port_pages: HashMap<MapData, PortPageKey, PortPage>,
+    /// Generation and epoch.
+    pub state: Array<MapData, State>,
+    /// IPv4 flows.
+    pub flows4: HashMap<MapData, Flow4, Flow>,
+    /// IPv6 flows.
+    pub flows6: HashMap<MapData, Flow6, Flow>,
+    /// Packets by direction and reason.
+    pub counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// The object lacks one, or it is of another type: the build is broken.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        Self::collect(|name| {
+            ebpf.take_map(name)
+                .ok_or_else(|| MapError::InvalidName { name: format!("{name} (not in the object)") })
+        })
+    }
+
+    /// Opens the maps that an agent pinned.
+    ///
+    /// # Errors
+    ///
+    /// One is not there, or is not what this version works with.
+    pub fn open(folder: &Path) -> Result<Self, LoadError> {
+        for shape in SHAPES {
+            check_pinned(&folder.join(shape.name), shape)?;
+        }
+        Ok(Self::collect(|name| Map::from_map_data(MapData::from_pin(folder.join(name))?))?)
+    }
+
+    fn collect(mut map: impl FnMut(&str) -> Result<Map, MapError>) -> Result<Self, MapError> {
+        Ok(Self {
+            endpoints: map("ENDPOINTS")?.try_into()?,
+            peers4: map("PEERS4")?.try_into()?,
+            peers6: map("PEERS6")?.try_into()?,
+            prefixes4: map("PREFIXES4")?.try_into()?,
+            prefixes6: map("PREFIXES6")?.try_into()?,
+            verdicts: map("VERDICTS")?.try_into()?,
+            port_pages: map("PORT_PAGES")?.try_into()?,
+            state: map("STATE")?.try_into()?,
+            flows4: map("FLOWS4")?.try_into()?,
+            flows6: map("FLOWS6")?.try_into()?,
+            counters: map("COUNTERS")?.try_into()?,
+        })
+    }
+}

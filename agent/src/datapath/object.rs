@@ -1,0 +1,139 @@
+//! The programs: built by `build.rs`, loaded here.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapError;
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use postern_common::LAYOUT_VERSION;
+
+use super::maps::{self, MapMismatch};
+
+/// The compiled object.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
+
+/// The programs' names, by the direction they judge.
+pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
+
+/// What becomes of established connections when policy changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Established {
+    /// Their first direction is judged again: what policy no longer allows ends.
+    #[default]
+    Recheck,
+    /// They stay until they end by themselves.
+    Keep,
+}
+
+/// Settings that are fixed when the programs are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What becomes of established connections when policy changes.
+    pub established: Established,
+    /// Log every drop through aya-log. For development: it costs on every dropped packet.
+    pub debug: bool,
+}
+
+impl Settings {
+    /// Every combination.
+    pub const ALL: [Self; 4] = [
+        Self { established: Established::Recheck, debug: false },
+        Self { established: Established::Keep, debug: false },
+        Self { established: Established::Recheck, debug: true },
+        Self { established: Established::Keep, debug: true },
+    ];
+}
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The object, or a map of it.
+    #[error(transparent)]
+    Object(#[from] EbpfError),
+    /// bpf(2) may not be called at all.
+    #[error(
+        "the kernel does not let this process load eBPF programs; run as root, or with CAP_BPF and CAP_NET_ADMIN"
+    )]
+    NotPermitted,
+    /// The verifier refused.
+    #[error("program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// The object does not hold what this agent was built for.
+    #[error("the eBPF object holds no program {0}; the build is broken")]
+    Missing(&'static str),
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A pinned map is not what this version works with.
+    #[error(transparent)]
+    Mismatch(#[from] MapMismatch),
+    /// The folder for pins.
+    #[error("{}: {source}", path.display())]
+    Pins {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The folder below a pin folder that holds maps of this version's layout.
+#[must_use]
+pub fn map_folder(pins: &Path) -> PathBuf {
+    pins.join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// Loads the programs into the kernel. With a pin folder, maps that are pinned there are taken over with what they
+/// hold, and new ones are pinned.
+///
+/// Minimum kernel version: 5.11.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> {
+    let recheck = u8::from(settings.established == Established::Recheck);
+    let log_level = if settings.debug { u8::MAX } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.override_global("POSTERN_RECHECK", &recheck, true);
+    loader.override_global("AYA_LOG_LEVEL", &log_level, true);
+    if let Some(pins) = pins {
+        let folder = map_folder(pins);
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| LoadError::Pins { path: folder.clone(), source })?;
+        for shape in maps::SHAPES {
+            maps::check_pinned(&folder.join(shape.name), shape)?;
+            loader.map_pin_path(shape.name, folder.join(shape.name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| {
+        let root =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source()).last();
+        let errno = root
+            .and_then(|root| root.downcast_ref::<std::io::Error>())
+            .and_then(std::io::Error::raw_os_error);
+        if errno == Some(libc::EPERM) { LoadError::NotPermitted } else { LoadError::Object(error) }
+    })?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)?
+            .load()
+            .map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
+    }
+    Ok(ebpf)
+}
+
+/// A program of a loaded object.
+///
+/// # Errors
+///
+/// The object has no such program.
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|source| LoadError::Program { name, source: Box::new(source) })
+}

@@ -1,0 +1,333 @@
+//! Plans into the maps, and the maps back into tables.
+//!
+//! The agent is the only writer of these maps. Every value is replaced as a whole by the kernel, so that a packet sees
+//! either the old one or the new one; the order of a plan's actions does the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{MapError, lpm_trie};
+use ipnet::IpNet;
+use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::state::State;
+use postern_common::verdict::{PortPage, PortPageKey, VerdictKey};
+use postern_policy::tables::FIRST_TRANSITIONAL;
+use postern_policy::{Action, ClassId, PeerClass, PeerEntry, PortSet};
+
+use super::encode;
+use super::maps::Maps;
+
+/// `BPF_ANY`: insert or replace.
+const ANY: u64 = 0;
+
+/// A map refused a write. What was enforced before still is.
+#[derive(Debug, thiserror::Error)]
+#[error("writing to map {map} failed: {source}{}", remedy(source))]
+pub struct WriteError {
+    map: &'static str,
+    source: MapError,
+}
+
+fn remedy(error: &MapError) -> &'static str {
+    match error {
+        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            " (the map is full: the last good state stays enforced until fewer policies or peers are in use)"
+        }
+        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::ENOMEM) => {
+            " (out of memory: the last good state stays enforced)"
+        }
+        _ => "",
+    }
+}
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> WriteError {
+    move |source| WriteError { map, source }
+}
+
+/// Gone already is as good as removed.
+fn removed(map: &'static str, result: Result<(), MapError>) -> Result<(), WriteError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(source) => Err(WriteError { map, source }),
+    }
+}
+
+/// Writes peers, verdicts and the policy generation.
+#[derive(Debug)]
+pub struct Writer {
+    epoch: u32,
+    generation: u32,
+    /// Numbers of port sets that do not fit into a verdict, and how many verdicts use each.
+    port_sets: BTreeMap<PortSet, (u32, usize)>,
+    next_port_set: u32,
+    /// Which verdicts use a port set.
+    paged: BTreeMap<(ClassId, PeerClass), PortSet>,
+}
+
+impl Writer {
+    /// Starts a new epoch beside whatever the maps hold: nothing of it is touched until [`Self::sweep`].
+    ///
+    /// Returns the first class number that no entry of the maps uses, too.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read, or the new epoch cannot be noted.
+    pub fn begin(maps: &mut Maps) -> Result<(Self, ClassId), WriteError> {
+        let state = maps.state.get(&0, 0).map_err(failed("STATE"))?;
+        let epoch = state.epoch.wrapping_add(1);
+        maps.state.set(0, State { epoch, ..state }, 0).map_err(failed("STATE"))?;
+        let mut classes = BTreeSet::new();
+        for key in maps.verdicts.keys() {
+            let key = key.map_err(failed("VERDICTS"))?;
+            classes.extend([key.subject, key.peer]);
+        }
+        for endpoint in &maps.endpoints {
+            let (_, endpoint) = endpoint.map_err(failed("ENDPOINTS"))?;
+            classes.extend([endpoint.ingress_class, endpoint.egress_class]);
+        }
+        let highest = classes.range(..FIRST_TRANSITIONAL).next_back().copied().unwrap_or_default();
+        let mut port_set = 0;
+        for key in maps.port_pages.keys() {
+            port_set = port_set.max(key.map_err(failed("PORT_PAGES"))?.port_set);
+        }
+        let writer = Self {
+            epoch,
+            generation: state.generation,
+            port_sets: BTreeMap::new(),
+            next_port_set: port_set + 1,
+            paged: BTreeMap::new(),
+        };
+        Ok((writer, ClassId(highest + 1)))
+    }
+
+    /// The epoch that endpoints must name.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The policy generation.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Executes one action, other than those on subjects: endpoints are another module's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn execute(&mut self, maps: &mut Maps, action: &Action) -> Result<(), WriteError> {
+        match action {
+            Action::InstallVerdict { subject, peer, ports } => self.install(maps, *subject, *peer, ports),
+            Action::RemoveVerdict { subject, peer } => self.remove(maps, *subject, *peer),
+            Action::SetPeer { prefix, entry } => self.set_peer(maps, *prefix, *entry),
+            Action::RemovePeer { prefix } => self.remove_peer(maps, *prefix),
+            Action::AdvanceGeneration => {
+                self.generation = self.generation.wrapping_add(1);
+                let state = State { generation: self.generation, epoch: self.epoch };
+                maps.state.set(0, state, 0).map_err(failed("STATE"))
+            }
+            Action::SetSubject { .. } | Action::RemoveSubject { .. } => Ok(()),
+        }
+    }
+
+    fn install(
+        &mut self,
+        maps: &mut Maps,
+        subject: ClassId,
+        peer: PeerClass,
+        ports: &PortSet,
+    ) -> Result<(), WriteError> {
+        let mut port_set = 0;
+        if !encode::fits_inline(ports) && self.paged.get(&(subject, peer)) != Some(ports) {
+            port_set = self.share(maps, ports)?;
+        }
+        let key = VerdictKey { subject: subject.0, peer: peer.0 };
+        maps.verdicts.insert(key, encode::verdict(ports, port_set), ANY).map_err(failed("VERDICTS"))?;
+        if port_set != 0 {
+            self.paged.insert((subject, peer), ports.clone());
+        }
+        Ok(())
+    }
+
+    /// The number of a port set whose pages are in the map.
+    fn share(&mut self, maps: &mut Maps, ports: &PortSet) -> Result<u32, WriteError> {
+        if let Some((number, users)) = self.port_sets.get_mut(ports) {
+            *users += 1;
+            return Ok(*number);
+        }
+        let number = self.next_port_set;
+        for (key, page) in encode::pages(ports, number) {
+            maps.port_pages.insert(key, page, ANY).map_err(failed("PORT_PAGES"))?;
+        }
+        self.next_port_set += 1;
+        self.port_sets.insert(ports.clone(), (number, 1));
+        Ok(number)
+    }
+
+    fn remove(&mut self, maps: &mut Maps, subject: ClassId, peer: PeerClass) -> Result<(), WriteError> {
+        let key = VerdictKey { subject: subject.0, peer: peer.0 };
+        removed("VERDICTS", maps.verdicts.remove(&key))?;
+        let Some(ports) = self.paged.remove(&(subject, peer)) else { return Ok(()) };
+        if let Some((number, users)) = self.port_sets.get_mut(&ports) {
+            *users -= 1;
+            if *users == 0 {
+                let number = *number;
+                self.port_sets.remove(&ports);
+                for key in encode::pages(&ports, number).into_keys() {
+                    removed("PORT_PAGES", maps.port_pages.remove(&key))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_peer(&self, maps: &mut Maps, prefix: IpNet, entry: PeerEntry) -> Result<(), WriteError> {
+        let value = encode::peer(entry);
+        match Place::of(prefix, self.epoch) {
+            Place::Exact4(key) => maps.peers4.insert(key, value, ANY).map_err(failed("PEERS4")),
+            Place::Exact6(key) => maps.peers6.insert(key, value, ANY).map_err(failed("PEERS6")),
+            Place::Prefix4(key) => maps.prefixes4.insert(&key, value, ANY).map_err(failed("PREFIXES4")),
+            Place::Prefix6(key) => maps.prefixes6.insert(&key, value, ANY).map_err(failed("PREFIXES6")),
+        }
+    }
+
+    fn remove_peer(&self, maps: &mut Maps, prefix: IpNet) -> Result<(), WriteError> {
+        match Place::of(prefix, self.epoch) {
+            Place::Exact4(key) => removed("PEERS4", maps.peers4.remove(&key)),
+            Place::Exact6(key) => removed("PEERS6", maps.peers6.remove(&key)),
+            Place::Prefix4(key) => removed("PREFIXES4", maps.prefixes4.remove(&key)),
+            Place::Prefix6(key) => removed("PREFIXES6", maps.prefixes6.remove(&key)),
+        }
+    }
+
+    /// Removes what earlier agents left: peers of other epochs, and verdicts and port sets that are not `wanted`.
+    /// To be called once no endpoint refers to them any more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a write.
+    pub fn sweep(
+        &self,
+        maps: &mut Maps,
+        wanted: impl Fn(ClassId, PeerClass) -> bool,
+    ) -> Result<usize, WriteError> {
+        let mut swept = 0;
+        for key in stale(maps.peers4.keys(), |key| key.epoch != self.epoch) {
+            removed("PEERS4", maps.peers4.remove(&key))?;
+            swept += 1;
+        }
+        for key in stale(maps.peers6.keys(), |key| key.epoch != self.epoch) {
+            removed("PEERS6", maps.peers6.remove(&key))?;
+            swept += 1;
+        }
+        let epoch = self.epoch.to_be_bytes();
+        for key in stale(maps.prefixes4.keys(), |key| key.data().epoch != epoch) {
+            removed("PREFIXES4", maps.prefixes4.remove(&key))?;
+            swept += 1;
+        }
+        for key in stale(maps.prefixes6.keys(), |key| key.data().epoch != epoch) {
+            removed("PREFIXES6", maps.prefixes6.remove(&key))?;
+            swept += 1;
+        }
+        for key in stale(maps.verdicts.keys(), |key| !wanted(ClassId(key.subject), PeerClass(key.peer))) {
+            removed("VERDICTS", maps.verdicts.remove(&key))?;
+            swept += 1;
+        }
+        let used: BTreeSet<u32> = self.port_sets.values().map(|(number, _)| *number).collect();
+        for key in stale(maps.port_pages.keys(), |key| !used.contains(&key.port_set)) {
+            removed("PORT_PAGES", maps.port_pages.remove(&key))?;
+            swept += 1;
+        }
+        Ok(swept)
+    }
+}
+
+/// Keys to remove, collected first: removing while iterating makes the kernel's iteration start over.
+fn stale<K>(keys: impl Iterator<Item = Result<K, MapError>>, is_stale: impl Fn(&K) -> bool) -> Vec<K> {
+    keys.filter_map(Result::ok).filter(is_stale).collect()
+}
+
+/// Which map holds a prefix, under which key.
+enum Place {
+    Exact4(PeerKey4),
+    Exact6(PeerKey6),
+    Prefix4(Key<PrefixAddress4>),
+    Prefix6(Key<PrefixAddress6>),
+}
+
+impl Place {
+    fn of(prefix: IpNet, epoch: u32) -> Self {
+        let bits = EPOCH_BITS + u32::from(prefix.prefix_len());
+        let exact = prefix.prefix_len() == prefix.max_prefix_len();
+        match (prefix.network(), exact) {
+            (IpAddr::V4(address), true) => Self::Exact4(PeerKey4 { epoch, address: address.octets() }),
+            (IpAddr::V6(address), true) => Self::Exact6(PeerKey6 { epoch, address: address.octets() }),
+            (IpAddr::V4(address), false) => Self::Prefix4(lpm_trie::Key::new(
+                bits,
+                PrefixAddress4 { epoch: epoch.to_be_bytes(), address: address.octets() },
+            )),
+            (IpAddr::V6(address), false) => Self::Prefix6(lpm_trie::Key::new(
+                bits,
+                PrefixAddress6 { epoch: epoch.to_be_bytes(), address: address.octets() },
+            )),
+        }
+    }
+}
+
+/// Peers of one epoch, as the maps hold them.
+///
+/// # Errors
+///
+/// A map cannot be read.
+pub fn read_peers(maps: &Maps, epoch: u32) -> Result<BTreeMap<IpNet, PeerEntry>, MapError> {
+    let mut peers = BTreeMap::new();
+    let mut add = |address: IpAddr, length: u32, peer: Peer| {
+        // A length beyond the family's is not in a map that we wrote.
+        if let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) {
+            peers.insert(prefix, encode::peer_entry(peer));
+        }
+    };
+    for item in &maps.peers4 {
+        let (key, peer) = item?;
+        if key.epoch == epoch {
+            add(key.address.into(), 32, peer);
+        }
+    }
+    for item in &maps.peers6 {
+        let (key, peer) = item?;
+        if key.epoch == epoch {
+            add(key.address.into(), 128, peer);
+        }
+    }
+    for item in &maps.prefixes4 {
+        let (key, peer) = item?;
+        if key.data().epoch == epoch.to_be_bytes() {
+            add(key.data().address.into(), key.prefix_len() - EPOCH_BITS, peer);
+        }
+    }
+    for item in &maps.prefixes6 {
+        let (key, peer) = item?;
+        if key.data().epoch == epoch.to_be_bytes() {
+            add(key.data().address.into(), key.prefix_len() - EPOCH_BITS, peer);
+        }
+    }
+    Ok(peers)
+}
+
+/// Verdicts, as the maps hold them.
+///
+/// # Errors
+///
+/// A map cannot be read.
+pub fn read_verdicts(maps: &Maps) -> Result<BTreeMap<(ClassId, PeerClass), PortSet>, MapError> {
+    let pages: BTreeMap<PortPageKey, PortPage> = maps.port_pages.iter().collect::<Result<_, _>>()?;
+    let verdicts = maps.verdicts.iter().map(|item| {
+        let (key, verdict) = item?;
+        Ok(((ClassId(key.subject), PeerClass(key.peer)), encode::ports(&verdict, &pages)))
+    });
+    verdicts.collect()
+}
