@@ -58,7 +58,8 @@ impl PortSet {
     /// Allows nothing.
     #[must_use]
     pub fn nothing() -> Self {
-        Self::Ports(Arc::new([]))
+        // Shared, not allocated: most pairs of classes allow nothing.
+        Self::Ports(Arc::default())
     }
 
     /// One port.
@@ -116,10 +117,10 @@ impl PortSet {
         match (self, other) {
             (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
             (Self::Ports(left), Self::Ports(right)) => {
-                if right.is_empty() || left == right {
-                    self.clone()
-                } else if left.is_empty() {
+                if left.is_empty() {
                     other.clone()
+                } else if right.is_empty() || left == right {
+                    self.clone()
                 } else {
                     Self::from_ranges(left.iter().chain(right.iter()).copied())
                 }

@@ -109,20 +109,24 @@ impl<'a> EngineSides<'a> {
         peers: &BTreeSet<PeerClass>,
     ) -> Vec<(ClassId, PeerClass, PortSet)> {
         let engine = self.engine;
-        let all_peers: Vec<_> =
-            engine.peer_classes(|class| if now { class.in_use() } else { class.published }).collect();
+        let facts = |peer: PeerClass| (peer, engine.peers.classes.get(peer.0).map(|class| &*class.meaning));
+        let all_peers: Vec<_> = engine
+            .peer_classes(|class| if now { class.in_use() } else { class.published })
+            .map(facts)
+            .collect();
+        let peers: Vec<_> = peers.iter().copied().map(facts).collect();
+        let unknown = Facts::default();
         let mut pairs = Vec::new();
-        for subject in engine.subject_classes(|class| if now { class.in_use() } else { class.published }) {
-            let mut add = |peer: &PeerClass| {
-                let ports = engine.verdict(subject, *peer);
+        for (id, rules) in engine.rule_sets.iter() {
+            if !(if now { rules.in_use() } else { rules.published }) {
+                continue;
+            }
+            let subject = ClassId(id);
+            for (peer, facts) in if subjects.contains(&subject) { &all_peers } else { &peers } {
+                let ports = rules.meaning.verdict(facts.unwrap_or(&unknown));
                 if !ports.is_nothing() {
                     pairs.push((subject, *peer, ports));
                 }
-            };
-            if subjects.contains(&subject) {
-                all_peers.iter().for_each(&mut add);
-            } else {
-                peers.iter().for_each(&mut add);
             }
         }
         pairs

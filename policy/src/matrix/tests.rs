@@ -1,4 +1,5 @@
 //! Which cells there are, and their shape.
+#![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them when it updates")]
 
 use super::*;
 use crate::testkit::build::{block, node, pod, policy, rule};

@@ -94,17 +94,17 @@ impl<'a, S: Sides> Transition<'a, S> {
     pub(crate) fn plan(mut self) -> Plan {
         let moves: BTreeSet<Move> = self.peers.iter().map(|change| (change.before, change.after)).collect();
         let moves: BTreeSet<Move> = moves.into_iter().filter(|(old, new)| old != new).collect();
-        let was = self.subjects.iter().filter(|change| change.old.is_some());
-        let targets = was.filter_map(|change| change.new.as_ref());
+        let known = self.subjects.iter().filter(|change| change.old.is_some());
+        let targets = known.filter_map(|change| change.new.as_ref());
         let targets: BTreeSet<_> = targets
             .flat_map(|subject| [subject.ingress, subject.egress])
             .filter(|class| *class != ClassId::NOT_ISOLATED)
             .collect();
-        let any_moves = self.subjects.iter().any(|change| change.old.is_some() && change.new.is_some());
+        let both_move = self.subjects.iter().any(|change| change.old.is_some() && change.new.is_some());
 
         let mut ways = BTreeMap::new();
         let mut stand_ins = BTreeMap::new();
-        if any_moves && !moves.is_empty() {
+        if both_move && !moves.is_empty() {
             (ways, stand_ins) = self.ways(&moves, &targets);
         }
         let advance = self.must_advance(&moves);

@@ -1,4 +1,5 @@
 //! Policies in, compiled classes and verdicts out, in words.
+#![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them when it updates")]
 
 use expect_test::{Expect, expect};
 
@@ -33,14 +34,17 @@ fn with(policies: impl IntoIterator<Item = crate::model::NetworkPolicy>) -> Vec<
 
 #[test]
 fn deny_all() {
-    check(with([policy("production", "deny-all").ingress([]).egress([])]), &expect![[r#"
+    check(
+        with([policy("production", "deny-all").ingress([]).egress([])]),
+        &expect![[r#"
         subject production/api [10.0.0.2]
           ingress: Ingress nothing
           egress:  Egress nothing
         subject production/frontend [10.0.0.1]
           ingress: Ingress nothing
           egress:  Egress nothing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
