@@ -168,10 +168,14 @@ impl Pods {
         let size = |sets: &Vec<&BTreeSet<PodKey>>| sets.iter().map(|set| set.len()).sum::<usize>();
         let labelled = required.min_by_key(size);
         let in_namespace = namespace.map(|namespace| self.by_namespace.get(namespace).into_iter().collect());
-        match labelled.into_iter().chain(in_namespace).min_by_key(size) {
+        let mut pods: Vec<_> = match labelled.into_iter().chain(in_namespace).min_by_key(size) {
             Some(sets) => sets.into_iter().flatten().copied().collect(),
             None => self.by_namespace.values().flatten().copied().collect(),
-        }
+        };
+        // A selector may list a value twice.
+        pods.sort_unstable();
+        pods.dedup();
+        pods
     }
 }
 

@@ -1,7 +1,7 @@
 //! An event touches only what it concerns.
 
 use crate::engine::{Engine, Scope};
-use crate::model::Object;
+use crate::model::{NamespaceScope, Object, Peer, Requirement, Selector};
 use crate::plan::Action;
 use crate::tables::ClassId;
 use crate::testkit::build::{namespace, pod, pods, policy, rule, tcp};
@@ -80,4 +80,27 @@ fn events_between_plans_are_one_transition() {
     engine.apply(x.clone().into());
     engine.apply(x.labelled(&[("app", "x")]).into());
     assert!(names(&mut engine).is_empty());
+}
+
+#[test]
+fn a_value_listed_twice_is_one() {
+    let twice = |engine: &mut Engine| {
+        let values = vec!["x".into(), "x".into()];
+        let mut policy = policy("a", "p").selecting(&[("app", "web")]);
+        policy = policy.ingress([rule(
+            [Peer::Pods {
+                namespaces: NamespaceScope::Named("a".into()),
+                pods: Selector(vec![Requirement::In("app".into(), values)]),
+            }],
+            [tcp(80)],
+        )]);
+        engine.apply(policy.into());
+    };
+    let (mut late, mut early) = (engine(), Engine::new(Scope::Node("node-a".into()), ClassId(1)));
+    twice(&mut late);
+    twice(&mut early);
+    early.apply(pod("a", "web", "10.0.0.1").labelled(&[("app", "web")]).into());
+    early.apply(namespace("a", &[]));
+    early.apply(pod("a", "x", "10.0.0.2").labelled(&[("app", "x")]).on("node-b").into());
+    assert_eq!(late.dump(), early.dump());
 }
