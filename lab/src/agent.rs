@@ -1,20 +1,17 @@
 //! A real agent on a node: the process, and the questions the lab asks it over its control socket.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use postern::control::{self, Request, Status};
 use tokio::process::{Child, Command};
 
 use crate::netns::Netns;
 
 /// How long the agents may take to enforce a change before the lab calls it a failure.
-const ENFORCE_PATIENCE: Duration = Duration::from_secs(60);
-/// How long one answer on the control socket may take.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const ENFORCE_PATIENCE: Duration = Duration::from_mins(1);
 /// How often the lab asks whether a change is enforced yet.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -54,26 +51,6 @@ pub enum Error {
         /// Last lines of its log.
         log: String,
     },
-}
-
-/// What an agent says about itself.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Status {
-    /// Fingerprint of the manifests that are enforced now.
-    #[serde(default)]
-    pub digest: Option<String>,
-    /// Whether they are enforced on every pod of the node.
-    #[serde(default)]
-    pub ready: bool,
-    /// From noticing the change to the last map write.
-    #[serde(default)]
-    pub enforced_in_ms: Option<f64>,
-    /// What is wrong with the manifests.
-    #[serde(default)]
-    pub errors: Vec<serde_json::Value>,
-    /// The pods it has attached to.
-    #[serde(default)]
-    pub endpoints: Vec<serde_json::Value>,
 }
 
 /// Paths that an agent is given.
@@ -156,7 +133,7 @@ impl Agent {
     /// Asks for its status. `None`: it does not answer (yet).
     #[must_use]
     pub fn status(&self) -> Option<Status> {
-        ask(&self.paths.socket).ok()
+        control::ask(&self.paths.socket, Request::Status).ok()
     }
 
     /// Waits until the manifests with this fingerprint are enforced on every pod of the node.
@@ -169,7 +146,7 @@ impl Agent {
             let status = self.status();
             if let Some(status) = &status
                 && status.ready
-                && status.digest.as_deref() == Some(digest)
+                && status.digest == digest
             {
                 return Ok(status.clone());
             }
@@ -193,14 +170,4 @@ impl Agent {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
-}
-
-fn ask(socket: &Path) -> io::Result<Status> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
-    stream.set_write_timeout(Some(ANSWER_PATIENCE))?;
-    stream.write_all(b"{\"request\":\"status\"}\n")?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
 }

@@ -1,12 +1,14 @@
 //! Command line.
 
+mod demo;
 mod run;
+mod style;
 mod within;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use postern_lab::lab::Programs;
 
 /// A cluster in network namespaces: nodes, pods and hosts outside, with real agents and real sockets.
@@ -23,6 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Demo(demo::Arguments),
     /// A helper inside a namespace: JSON lines on stdin and stdout.
     #[command(hide = true)]
     Prober {
@@ -32,6 +35,15 @@ enum Command {
     },
     #[command(hide = true)]
     Within(within::Arguments),
+}
+
+/// How to print matrices.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs: an array of cells; one line per step where there are several.
+    Json,
 }
 
 /// How a command ended, other than well.
@@ -55,6 +67,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => block_on(run::run(arguments)),
+        Command::Demo(arguments) => block_on(demo::run(arguments)),
         Command::Prober { netns } => postern_lab::prober::run(&netns).map_err(Failure::Lab),
         Command::Within(arguments) => within::run(&arguments).map_err(Failure::Lab),
     };

@@ -132,7 +132,7 @@ impl Lab {
     /// # Errors
     /// It does not parse, or something fails.
     pub async fn apply_directory(&mut self, directory: &Path) -> Result<Applied, Error> {
-        self.apply(working_copy::read(directory)?).await
+        self.apply(&working_copy::read(directory)?).await
     }
 
     /// Makes these the manifests: takes away pods that vanished, brings up new ones, lets the agents know, waits until
@@ -140,8 +140,8 @@ impl Lab {
     ///
     /// # Errors
     /// They do not parse, or something fails.
-    pub async fn apply(&mut self, files: Files) -> Result<Applied, Error> {
-        let snapshot = self.snapshot(&files)?;
+    pub async fn apply(&mut self, files: &Files) -> Result<Applied, Error> {
+        let snapshot = self.snapshot(files)?;
         self.sync_pods(&snapshot).await?;
         let begin = Instant::now();
         let arrived_ns = self.copy.replace(files)?;
@@ -155,7 +155,7 @@ impl Lab {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write(&mut self, files: Files) -> Result<u64, Error> {
+    pub fn write(&mut self, files: &Files) -> Result<u64, Error> {
         Ok(self.copy.replace(files)?)
     }
 
@@ -171,14 +171,14 @@ impl Lab {
             async move { Ok::<_, Error>((agent.node().to_owned(), agent.wait_for(digest).await?)) }
         });
         let statuses = try_join_all(waiting).await?;
-        let times = statuses.into_iter().filter_map(|(node, status)| Some((node, status.enforced_in_ms?)));
+        let times = statuses.into_iter().map(|(node, status)| (node, status.enforced_in_ms));
         Ok(Applied { enforced_in_ms: times.collect(), ..Applied::default() })
     }
 
     /// What these files mean, read as the agents will read them.
     fn snapshot(&self, files: &Files) -> Result<Snapshot, Error> {
         let mut preview = WorkingCopy::create(self.run.directory().join("preview"))?;
-        let snapshot = preview.replace(files.clone()).map(|_| Snapshot::read(preview.directory()));
+        let snapshot = preview.replace(files).map(|_| Snapshot::read(preview.directory()));
         // Made anew each time; the run's end removes it anyway.
         let _ = std::fs::remove_dir_all(preview.directory());
         Ok(snapshot??)

@@ -82,9 +82,9 @@ impl WorkingCopy {
     ///
     /// # Errors
     /// A file cannot be written or removed.
-    pub fn replace(&mut self, files: Files) -> Result<u64, Error> {
+    pub fn replace(&mut self, files: &Files) -> Result<u64, Error> {
         let mut arrived = monotonic_ns();
-        let (files, old) = (&files, std::mem::replace(&mut self.files, files.clone()));
+        let old = std::mem::replace(&mut self.files, files.clone());
         for (name, content) in files {
             if old.get(name) == Some(content) {
                 continue;
@@ -118,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut copy = WorkingCopy::create(folder.path().join("copy")).unwrap();
         for step in [files(&[("a.yaml", "1"), ("b.yaml", "2")]), files(&[("b.yaml", "3"), ("c.yaml", "4")])] {
-            copy.replace(step.clone()).unwrap();
+            copy.replace(&step).unwrap();
             assert_eq!(read(copy.directory()).unwrap(), step);
             let left = std::fs::read_dir(copy.directory()).unwrap().count();
             assert_eq!(left, step.len(), "no temporary file stays");

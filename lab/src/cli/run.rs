@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use postern_lab::lab::Lab;
 use postern_lab::matrix::{self, Cell};
 use postern_lab::scenario::{Scenario, Snapshot};
 use serde::Serialize;
 
-use super::{Failure, programs};
+use super::{Failure, Output, programs, style};
 
 /// Bring scenarios up, apply them to running agents, print the connectivity that real sockets observe.
 ///
@@ -36,14 +35,6 @@ pub(super) struct Arguments {
     no_agents: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// An array of cells; with several directories, one line {"step":N,"probes":[...]} for each.
-    Json,
-}
-
 #[derive(Serialize)]
 struct Step<'a> {
     step: usize,
@@ -60,10 +51,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let several = snapshots.len() > 1;
     let mut lab = Lab::up(programs, Scenario::covering(&snapshots)?).await?;
-    let mut differs = false;
+    let (mut differs, mut before) = (false, None);
     for (index, (directory, snapshot)) in arguments.directories.iter().zip(&snapshots).enumerate() {
         let step = index + 1;
-        let _applied = lab.apply_directory(directory).await?;
+        lab.apply_directory(directory).await?;
         let observation = lab.observe().await?;
         let cells = matrix::cells(&observation.matrix);
         match arguments.output {
@@ -71,7 +62,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 println!("{}", serde_json::to_string(&Step { step, probes: &cells })?);
             }
             Output::Json => println!("{}", serde_json::to_string_pretty(&cells)?),
-            Output::Table => println!("{} cells", cells.len()),
+            Output::Table => {
+                println!("step {step}: {}", directory.display());
+                println!("{}", style::table(&observation.matrix, before.as_ref()));
+            }
         }
         if arguments.expect {
             let engine = postern_policy::matrix::matrix(&snapshot.objects, &snapshot.lab.externals());
@@ -80,6 +74,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 eprintln!("step {step}: {difference}");
             }
         }
+        before = Some(observation.matrix);
     }
     if differs { Err(Failure::Differs) } else { Ok(()) }
 }

@@ -19,17 +19,17 @@ const TOKEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("{name}: cannot listen on {address}/{protocol}: {error}")]
-pub(super) struct Error {
+#[error("{name}: cannot listen on {address}/{protocol}: {reason}")]
+pub(super) struct CannotListen {
     name: String,
     address: SocketAddr,
     protocol: Protocol,
     #[source]
-    error: io::Error,
+    reason: io::Error,
 }
 
 /// Opens all ports; they are served for as long as the process lives.
-pub(super) fn serve(name: &str, ports: &[Listen]) -> Result<(), Error> {
+pub(super) fn serve(name: &str, ports: &[Listen]) -> Result<(), CannotListen> {
     let shared: Arc<str> = name.into();
     for &Listen { address, protocol } in ports {
         let opened = match protocol {
@@ -42,7 +42,7 @@ pub(super) fn serve(name: &str, ports: &[Listen]) -> Result<(), Error> {
             // Probes over raw packets do not exist yet: see `attempt`.
             Protocol::Sctp => Ok(()),
         };
-        opened.map_err(|error| Error { name: name.to_owned(), address, protocol, error })?;
+        opened.map_err(|reason| CannotListen { name: name.to_owned(), address, protocol, reason })?;
     }
     Ok(())
 }

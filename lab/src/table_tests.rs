@@ -1,0 +1,42 @@
+use super::{ParseError, Table, parse};
+
+const TEXT: &str = "\
+                         external  production
+                         internet  frontend
+production/api 8000/TCP  -         +
+production/api 80/TCP/IPv6  +         -
+";
+
+#[test]
+fn what_is_printed_can_be_read() {
+    let matrix = parse(TEXT).unwrap();
+    assert_eq!(matrix.len(), 4);
+    let printed = Table { matrix: &matrix, before: None, colours: false, width: 100 }.to_string();
+    assert_eq!(parse(&printed).unwrap(), matrix);
+}
+
+#[test]
+fn changes_are_marked() {
+    let matrix = parse(TEXT).unwrap();
+    let mut before = matrix.clone();
+    if let Some(allowed) = before.values_mut().next() {
+        *allowed = !*allowed;
+    }
+    let printed = Table { matrix: &matrix, before: Some(&before), colours: false, width: 100 }.to_string();
+    assert_eq!(printed.matches('*').count(), 1);
+}
+
+#[test]
+fn wide_tables_number_their_columns() {
+    let matrix = parse(TEXT).unwrap();
+    let printed = Table { matrix: &matrix, before: None, colours: false, width: 20 }.to_string();
+    assert!(printed.contains("   1 external/internet\n   2 production/frontend\n"), "{printed}");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let text = "a\nb\nproduction/api 8000/TCP + +\n";
+    assert_eq!(parse(text), Err(ParseError { line: 3, reason: "not as many marks as sources" }));
+    let text = "a\nb\nproduction/api 8000 +\n";
+    assert_eq!(parse(text), Err(ParseError { line: 3, reason: "expected `namespace/pod port/protocol`" }));
+}
