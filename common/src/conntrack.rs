@@ -63,7 +63,7 @@ map_types! {
         pub destination: [u8; 16] = 20,
         /// The fragments' identification.
         pub identification: u32 = 36,
-        /// `IPPROTO_*`, and 256 for IPv6.
+        /// `IPPROTO_*`, 256 more for IPv6, and the direction from bit 16.
         pub protocol: u32 = 40,
     }
 

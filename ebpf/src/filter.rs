@@ -90,11 +90,11 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(
         Fragment::Whole => reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, packet, now),
         Fragment::First(identification) => {
             let reason = reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, packet, now);
-            fragment::note(ifindex, packet, identification, !reason.drops(), now);
+            fragment::note::<DIRECTION, A>(ifindex, packet, identification, !reason.drops(), now);
             reason
         }
         Fragment::Later(identification) => {
-            if fragment::follows(ifindex, packet, identification, now) {
+            if fragment::follows::<DIRECTION, A>(ifindex, packet, identification, now) {
                 Reason::Established
             } else {
                 Reason::OrphanFragment

@@ -8,21 +8,27 @@ use crate::maps::FRAGMENTS;
 use crate::parse::Packet;
 
 #[inline(always)]
-fn key<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32) -> FragmentKey {
+fn key<A: Address>(direction: u8, ifindex: u32, packet: &Packet<A>, identification: u32) -> FragmentKey {
     FragmentKey {
         ifindex,
         source: packet.source.widen(),
         destination: packet.destination.widen(),
         identification,
-        protocol: A::FAMILY + u32::from(packet.protocol),
+        protocol: u32::from(direction) << 16 | A::FAMILY | u32::from(packet.protocol),
     }
 }
 
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
 /// of its followers away again.
 #[inline(always)]
-pub fn note<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32, allowed: bool, now: u64) {
-    let key = key(ifindex, packet, identification);
+pub fn note<const DIRECTION: u8, A: Address>(
+    ifindex: u32,
+    packet: &Packet<A>,
+    identification: u32,
+    allowed: bool,
+    now: u64,
+) {
+    let key = key(DIRECTION, ifindex, packet, identification);
     // A failed insert leaves the followers orphans: dropped, as they must be.
     let _ = if allowed {
         FRAGMENTS.insert(key, Fragment { expires: now + FRAGMENT_LIFETIME }, u64::from(BPF_ANY))
@@ -33,8 +39,13 @@ pub fn note<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32, a
 
 /// Whether the first fragment of a later one was allowed.
 #[inline(always)]
-pub fn follows<A: Address>(ifindex: u32, packet: &Packet<A>, identification: u32, now: u64) -> bool {
-    match FRAGMENTS.get_ptr(key(ifindex, packet, identification)) {
+pub fn follows<const DIRECTION: u8, A: Address>(
+    ifindex: u32,
+    packet: &Packet<A>,
+    identification: u32,
+    now: u64,
+) -> bool {
+    match FRAGMENTS.get_ptr(key(DIRECTION, ifindex, packet, identification)) {
         // SAFETY: the element stays readable until this program ends.
         Some(fragment) => unsafe { (*fragment).expires > now },
         None => false,

@@ -1,0 +1,9 @@
+//! The programs in the running kernel, packet by packet (`BPF_PROG_TEST_RUN`): real maps, real frames, no network.
+//!
+//! Needs root. Without it these tests fail; they are not skipped.
+
+mod connections;
+mod frames;
+mod ports;
+mod reasons;
+mod rig;
