@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Scope};
 use crate::model::{Direction, Labels, Namespace, NamespacedName, Object, Pod, Protocol};
-use crate::tables::{ClassId, Tables};
+use crate::ports::PortSet;
+use crate::tables::{ClassId, PeerEntry, Tables};
 
 /// A host outside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,10 @@ pub fn matrix(objects: &[Object], externals: &[External]) -> Vec<Cell> {
     let tables = engine.tables();
     let nodes = node_addresses(objects);
     let ends = ends(objects, externals);
+    // Looked up once for each address, not for each pair.
+    let known: BTreeMap<IpAddr, PeerEntry> =
+        ends.iter().flat_map(|end| &end.addresses).map(|address| (*address, tables.peer(*address))).collect();
+    let judge = Judge { tables: &tables, known, nodes };
     let mut cells = Vec::new();
     for from in &ends {
         for to in &ends {
@@ -91,8 +96,8 @@ pub fn matrix(objects: &[Object], externals: &[External]) -> Vec<Cell> {
                     .into_iter()
                     .flat_map(|(source, destination)| {
                         [
-                            from.allows(&tables, &nodes, Direction::Egress, destination),
-                            to.allows(&tables, &nodes, Direction::Ingress, source),
+                            judge.allows(from, Direction::Egress, destination),
+                            judge.allows(to, Direction::Ingress, source),
                         ]
                     })
                     .collect();
@@ -128,21 +133,25 @@ impl End<'_> {
     fn of_family(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().copied().filter(move |address| IpFamily::of(*address) == family)
     }
+}
 
-    /// What this end allows a remote address.
-    fn allows(
-        &self,
-        tables: &Tables,
-        nodes: &BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
-        direction: Direction,
-        remote: IpAddr,
-    ) -> crate::PortSet {
-        let Some(pod) = self.pod.filter(|pod| !pod.host_network) else { return crate::PortSet::Everything };
-        let node = pod.node.as_ref().and_then(|node| nodes.get(node));
+/// What all cells are judged by.
+struct Judge<'a> {
+    tables: &'a Tables,
+    known: BTreeMap<IpAddr, PeerEntry>,
+    nodes: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+}
+
+impl Judge<'_> {
+    /// What an end allows a remote address.
+    fn allows(&self, end: &End, direction: Direction, remote: IpAddr) -> PortSet {
+        let Some(pod) = end.pod.filter(|pod| !pod.host_network) else { return PortSet::Everything };
+        let node = pod.node.as_ref().and_then(|node| self.nodes.get(node));
         if node.is_some_and(|addresses| addresses.contains(&remote)) {
-            return crate::PortSet::Everything;
+            return PortSet::Everything;
         }
-        tables.ports(&pod.id, direction, remote)
+        let peer = self.known.get(&remote).copied().unwrap_or_default();
+        self.tables.ports_of(&pod.id, direction, remote, peer)
     }
 }
 

@@ -96,9 +96,19 @@ impl Tables {
     /// A pod that is no subject allows everything; so does any pod towards its own addresses and its own node.
     #[must_use]
     pub fn ports(&self, pod: &NamespacedName, direction: Direction, remote: IpAddr) -> PortSet {
+        self.ports_of(pod, direction, remote, self.peer(remote))
+    }
+
+    /// The same, where the remote address's entry is known already.
+    pub(crate) fn ports_of(
+        &self,
+        pod: &NamespacedName,
+        direction: Direction,
+        remote: IpAddr,
+        peer: PeerEntry,
+    ) -> PortSet {
         let Some(subject) = self.subjects.get(pod) else { return PortSet::Everything };
         let class = subject.class(direction);
-        let peer = self.peer(remote);
         if class == ClassId::NOT_ISOLATED || peer.local || subject.addresses.contains(&remote) {
             return PortSet::Everything;
         }
