@@ -119,3 +119,68 @@ fn set_locals(engine: &mut Engine, number: usize) {
     let addresses = ["172.16.0.1", "10.0.0.2", "192.0.2.1"];
     engine.set_local_addresses(addresses[..number].iter().filter_map(|address| address.parse().ok()));
 }
+
+/// Two tables over the same few classes: what a class allows another is the same in both, who is in which is not.
+fn two_tables() -> impl Strategy<Value = [Tables; 2]> {
+    let ports = prop_oneof![
+        2 => Just(PortSet::nothing()),
+        1 => Just(PortSet::port(crate::model::Protocol::Tcp, 80)),
+        1 => Just(PortSet::Everything),
+    ];
+    let verdicts = proptest::collection::vec(ports, 16);
+    let class = || (0_u32..4).prop_map(ClassId);
+    let subject =
+        (class(), class(), proptest::option::weighted(0.3, proptest::sample::select(&ADDRESSES[..])));
+    let subjects = || proptest::collection::vec(proptest::option::weighted(0.8, subject.clone()), 3);
+    let entry = (0_u32..4, prop::bool::weighted(0.15))
+        .prop_map(|(class, local)| PeerEntry { class: PeerClass(class), local });
+    let peers = || proptest::collection::vec(proptest::option::weighted(0.6, entry.clone()), PREFIXES.len());
+    let sides = ((subjects(), peers()), (subjects(), peers()));
+    (verdicts, sides).prop_map(|(verdicts, (one, two))| {
+        [one, two].map(|(subjects, peers)| {
+            let mut tables = Tables::default();
+            for (number, subject) in subjects.into_iter().enumerate() {
+                let Some((ingress, egress, address)) = subject else { continue };
+                let addresses = address.iter().filter_map(|address| address.parse().ok()).collect();
+                let subject = Subject { ingress, egress, addresses };
+                if subject.is_isolated() {
+                    tables.subjects.insert(NamespacedName::new("a", number.to_string()), subject);
+                }
+            }
+            for (prefix, entry) in PREFIXES.iter().zip(peers) {
+                if let Some((prefix, entry)) = prefix.parse().ok().zip(entry) {
+                    tables.peers.insert(prefix, entry);
+                }
+            }
+            for subject in tables.subject_classes() {
+                for peer in tables.peer_classes() {
+                    let index = usize::try_from(subject.0 * 4 + peer.0).expect("a small number");
+                    if !verdicts[index].is_nothing() {
+                        tables.verdicts.insert((subject, peer), verdicts[index].clone());
+                    }
+                }
+            }
+            tables
+        })
+    })
+}
+
+const PREFIXES: [&str; 6] =
+    ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/30", "10.0.0.1/32", "10.0.1.1/32"];
+/// At least one for which each of the prefixes is the longest.
+const ADDRESSES: [&str; 6] = ["192.0.2.1", "10.9.9.9", "10.0.0.99", "10.0.0.2", "10.0.0.1", "10.0.1.1"];
+
+proptest! {
+    #![proptest_config(Config::with_cases(testkit::cases(1000) * 4))]
+
+    #[test]
+    fn any_tables_with_the_same_classes_change_safely([one, two] in two_tables()) {
+        let pods = (0..3).map(|number| NamespacedName::new("a", number.to_string())).collect();
+        let remotes = ADDRESSES.iter().filter_map(|address| address.parse().ok()).collect();
+        let mut kernel = Kernel::default();
+        for desired in [one, two] {
+            let plan = diff(&kernel.tables(), &desired);
+            kernel.run(&plan, &desired, &pods, &remotes, usize::MAX).map_err(TestCaseError::fail)?;
+        }
+    }
+}
