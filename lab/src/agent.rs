@@ -39,6 +39,25 @@ pub enum Error {
         /// Last lines of its log.
         log: String,
     },
+    /// Its maps cannot be read back.
+    #[error("dump the maps of {node}: {reason}")]
+    Dump {
+        /// Its node.
+        node: String,
+        /// Why not.
+        reason: String,
+    },
+    /// What it pinned cannot be removed.
+    #[error("remove the pins of {node} ({path}): {error}", path = .path.display())]
+    Forget {
+        /// Its node.
+        node: String,
+        /// The folder of pins.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        error: io::Error,
+    },
     /// It did not enforce a change in time.
     #[error(
         "the agent of {node} does not enforce the change after {ENFORCE_PATIENCE:?}: {last}; the end of its log:\n{log}"
@@ -162,6 +181,35 @@ impl Agent {
                 return Err(Error::Late { node: self.node.clone(), last, log: self.end_of_log() });
             }
             tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What its maps enforce, as `postern dump` prints it.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub async fn dump(&self) -> Result<serde_json::Value, Error> {
+        let mut command = Command::new(&self.paths.launcher);
+        command.arg("within").arg("--netns").arg(&self.netns).arg("--").arg(&self.paths.program);
+        command.args(["dump", "--output", "json", "--bpffs-dir"]).arg(&self.paths.bpffs);
+        let failed = |reason| Error::Dump { node: self.node.clone(), reason };
+        let output = command.output().await.map_err(|error| failed(error.to_string()))?;
+        if !output.status.success() {
+            return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Removes everything that it pinned: its programs and maps go with that.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn forget(&self) -> Result<(), Error> {
+        match std::fs::remove_dir_all(&self.paths.bpffs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Forget { node: self.node.clone(), path: self.paths.bpffs.clone(), error })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Command line.
 
 mod demo;
+mod keep;
 mod run;
 mod style;
 mod within;
@@ -26,6 +27,15 @@ struct Cli {
 enum Command {
     Run(run::Arguments),
     Demo(demo::Arguments),
+    Up(keep::Up),
+    /// Take down the lab that is up, and what killed labs left.
+    Down,
+    /// Say what is up, and how its agents are.
+    Status,
+    Exec(keep::Exec),
+    /// Holds the lab that `up` brought up.
+    #[command(hide = true)]
+    Supervise(keep::Up),
     /// A helper inside a namespace: JSON lines on stdin and stdout.
     #[command(hide = true)]
     Prober {
@@ -68,6 +78,11 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Demo(arguments) => block_on(demo::run(arguments)),
+        Command::Up(arguments) => keep::up(&arguments).map_err(Failure::Lab),
+        Command::Down => keep::down().map_err(Failure::Lab),
+        Command::Status => keep::status().map_err(Failure::Lab),
+        Command::Exec(arguments) => keep::exec(&arguments).map_err(Failure::Lab),
+        Command::Supervise(arguments) => block_on(keep::supervise(arguments)),
         Command::Prober { netns } => postern_lab::prober::run(&netns).map_err(Failure::Lab),
         Command::Within(arguments) => within::run(&arguments).map_err(Failure::Lab),
     };

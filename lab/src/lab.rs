@@ -1,11 +1,12 @@
 //! A lab that runs: wires, helpers, agents, and the manifests they follow.
 
+mod agents;
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use futures::future::{join_all, try_join_all};
-use postern::manifests;
 use postern_policy::model::{NamespacedName, Pod};
 
 use crate::agent::{self, Agent};
@@ -15,7 +16,7 @@ use crate::observe::{self, Observation};
 use crate::party::{Party, PartyId};
 use crate::prober::{Reply, Request, Sample, Target};
 use crate::run::{self, Run};
-use crate::scenario::{self, Scenario, Snapshot};
+use crate::scenario::{self, Scenario};
 use crate::topology::{self, Topology};
 use crate::working_copy::{self, Files, WorkingCopy};
 
@@ -107,24 +108,8 @@ impl Lab {
         let mut lab = Self { programs, scenario, agents, helpers, topology, copy, pods, run };
         let externals: Vec<Party> = lab.scenario.externals.iter().map(Party::of_external).collect();
         lab.start_helpers(externals).await?;
-        if let Some(program) = lab.programs.postern.clone() {
-            for (node, netns) in lab.topology.nodes() {
-                lab.agents.push(Agent::start(node, netns, lab.agent_paths(&program, node))?);
-            }
-        }
+        lab.start_agents()?;
         Ok(lab)
-    }
-
-    fn agent_paths(&self, program: &Path, node: &str) -> agent::Paths {
-        let directory = self.run.directory();
-        agent::Paths {
-            program: program.to_owned(),
-            launcher: self.programs.lab.clone(),
-            manifests: self.copy.directory().to_owned(),
-            bpffs: self.run.bpffs(node),
-            socket: directory.join(format!("{node}.sock")),
-            log: directory.join(format!("{node}.log")),
-        }
     }
 
     /// Applies a whole directory, waits until it is enforced.
@@ -151,79 +136,23 @@ impl Lab {
         Ok(applied)
     }
 
+    /// Makes these the manifests, and brings pods up and down, without waiting for the agents.
+    ///
+    /// # Errors
+    /// They do not parse, or something fails.
+    pub async fn follow(&mut self, files: &Files) -> Result<(), Error> {
+        let snapshot = self.snapshot(files)?;
+        self.sync_pods(&snapshot).await?;
+        self.copy.replace(files)?;
+        Ok(())
+    }
+
     /// Writes manifests as they are, parse or not, without touching pods or waiting. Returns when they were complete.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn write(&mut self, files: &Files) -> Result<u64, Error> {
         Ok(self.copy.replace(files)?)
-    }
-
-    /// Waits until the working copy, as it is now, is enforced by every agent.
-    ///
-    /// # Errors
-    /// An agent ended or takes too long.
-    pub async fn enforced(&mut self) -> Result<Applied, Error> {
-        let path = self.copy.directory().to_owned();
-        let digest = manifests::digest(&path).map_err(|error| Error::Digest { path, error })?;
-        let waiting = self.agents.iter_mut().map(|agent| {
-            let digest = &digest;
-            async move { Ok::<_, Error>((agent.node().to_owned(), agent.wait_for(digest).await?)) }
-        });
-        let statuses = try_join_all(waiting).await?;
-        let times = statuses.into_iter().map(|(node, status)| (node, status.enforced_in_ms));
-        Ok(Applied { enforced_in_ms: times.collect(), ..Applied::default() })
-    }
-
-    /// What these files mean, read as the agents will read them.
-    fn snapshot(&self, files: &Files) -> Result<Snapshot, Error> {
-        let mut preview = WorkingCopy::create(self.run.directory().join("preview"))?;
-        let snapshot = preview.replace(files).map(|_| Snapshot::read(preview.directory()));
-        // Made anew each time; the run's end removes it anyway.
-        let _ = std::fs::remove_dir_all(preview.directory());
-        Ok(snapshot??)
-    }
-
-    /// Brings pods up and down until exactly those of the snapshot run.
-    ///
-    /// # Errors
-    /// Wires or helpers fail.
-    pub async fn sync_pods(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let wanted: BTreeMap<_, _> =
-            snapshot.running_pods().map(|pod| (pod.id.clone(), pod.clone())).collect();
-        let stays = |pod: &Pod| wanted.get(&pod.id).is_some_and(|new| same_sandbox(pod, new));
-        let gone: Vec<NamespacedName> =
-            self.pods.values().filter(|pod| !stays(pod)).map(|pod| pod.id.clone()).collect();
-        join_all(
-            gone.iter().filter_map(|id| self.helpers.remove(&PartyId::Pod(id.clone()))).map(Helper::end),
-        )
-        .await;
-        for id in &gone {
-            self.topology.remove_pod(id)?;
-            self.pods.remove(id);
-        }
-        let new: Vec<Pod> = wanted.values().filter(|pod| !self.pods.contains_key(&pod.id)).cloned().collect();
-        for pod in &new {
-            self.topology.add_pod(pod)?;
-            tokio::task::yield_now().await;
-        }
-        self.start_helpers(new.iter().map(Party::of_pod).collect()).await?;
-        self.pods = wanted;
-        Ok(())
-    }
-
-    async fn start_helpers(&mut self, parties: Vec<Party>) -> Result<(), Error> {
-        let mut started = Vec::new();
-        for party in parties {
-            let netns = self.netns_of(&party.id)?;
-            started.push((Helper::start(&self.programs.lab, netns, &party.id.to_string())?, party));
-        }
-        let serving = started.into_iter().map(|(mut helper, party)| async move {
-            helper.serve(party.listens()).await?;
-            Ok::<_, helper::Error>((party.id, helper))
-        });
-        self.helpers.extend(try_join_all(serving).await?);
-        Ok(())
     }
 
     fn netns_of(&self, party: &PartyId) -> Result<&Netns, Error> {
@@ -275,11 +204,6 @@ impl Lab {
         self.helpers.get_mut(party).ok_or_else(|| Error::NoSuchParty { party: party.clone() })
     }
 
-    /// Ends all helpers: nothing listens any more.
-    pub async fn end_helpers(&mut self) {
-        join_all(std::mem::take(&mut self.helpers).into_values().map(Helper::end)).await;
-    }
-
     /// The agents.
     pub fn agents_mut(&mut self) -> &mut [Agent] {
         &mut self.agents
@@ -308,12 +232,4 @@ impl Lab {
     pub fn node_names(&self) -> BTreeSet<String> {
         self.topology.nodes().map(|(name, _)| name.to_owned()).collect()
     }
-}
-
-/// Whether a pod keeps its namespace and helper: labels may change in place, the rest makes another pod.
-fn same_sandbox(old: &Pod, new: &Pod) -> bool {
-    old.node == new.node
-        && old.addresses == new.addresses
-        && old.host_network == new.host_network
-        && old.ports == new.ports
 }

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod helper;
+pub mod kept;
 pub mod lab;
 pub mod matrix;
 pub mod netlink;

@@ -150,7 +150,8 @@ fn nodes(snapshots: &[Snapshot], pods: &[Pod]) -> Result<Vec<NodeSpec>, Error> {
 
 fn node(snapshots: &[Snapshot], pods: &[Pod], index: usize, name: String) -> NodeSpec {
     let turn = if index.is_multiple_of(2) { Style::Bridge } else { Style::Ptp };
-    let mut of_lab = snapshots.iter().flat_map(|snapshot| &snapshot.lab.nodes).filter(|node| node.name == name);
+    let mut of_lab =
+        snapshots.iter().flat_map(|snapshot| &snapshot.lab.nodes).filter(|node| node.name == name);
     let style = of_lab.find_map(|node| node.style).unwrap_or(turn);
     let of_objects =
         snapshots.iter().flat_map(|snapshot| &snapshot.objects).filter_map(|object| match object {

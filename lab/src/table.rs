@@ -62,7 +62,12 @@ impl fmt::Display for Table<'_> {
 
 impl Table<'_> {
     /// Prints the column heads, and returns how wide each column is.
-    fn heads(&self, f: &mut fmt::Formatter<'_>, sources: &[&str], margin: usize) -> Result<Vec<usize>, fmt::Error> {
+    fn heads(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        sources: &[&str],
+        margin: usize,
+    ) -> Result<Vec<usize>, fmt::Error> {
         let parts: Vec<(&str, &str)> =
             sources.iter().map(|source| source.split_once('/').unwrap_or(("", source))).collect();
         let widths: Vec<usize> =

@@ -19,7 +19,10 @@ mod tests {
     use crate::prober::Sample;
 
     fn samples(passed: &[bool]) -> Vec<Sample> {
-        (0_u64..).zip(passed).map(|(ms, passed)| Sample { sent_ns: ms * 1_000_000, passed: *passed }).collect()
+        (0_u64..)
+            .zip(passed)
+            .map(|(ms, passed)| Sample { sent_ns: ms * 1_000_000, passed: *passed })
+            .collect()
     }
 
     #[test]

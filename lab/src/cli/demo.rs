@@ -122,7 +122,8 @@ async fn apply(
 
 /// A TCP connection between two different parties that the step is to open or close; any other cell when there is none.
 fn pair_that_changes<'a>(before: &Matrix, expected: &'a Matrix) -> Option<&'a Key> {
-    let changing = || expected.iter().filter(|(key, allowed)| before.get(key) != Some(allowed)).map(|(key, _)| key);
+    let changing =
+        || expected.iter().filter(|(key, allowed)| before.get(key) != Some(allowed)).map(|(key, _)| key);
     let between_pods = |key: &&Key| !key.from.starts_with("external/") && key.from != key.to;
     changing().filter(between_pods).find(|key| key.protocol == Protocol::Tcp).or_else(|| changing().next())
 }

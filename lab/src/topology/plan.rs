@@ -19,6 +19,8 @@ const NODE_RANGES_V4: [Ipv4Addr; 4] = [
 ];
 const NODE_RANGES_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 0, 0, 0, 0, 0), Ipv6Addr::new(0xfd70, 0x7374, 0x6e, 1, 0, 0, 0, 0)];
+/// Candidates for the gateway, within its network.
+const GATEWAY_NUMBERS: [u128; 5] = [1, 254, 253, 252, 251];
 /// Gateways where the node's pods share no network that could hold one.
 const FALLBACK_GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 const FALLBACK_GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
@@ -151,12 +153,14 @@ fn on_link(node: &str, claims: &BTreeMap<IpAddr, BTreeSet<Option<&str>>>) -> Vec
     networks.into_iter().collect()
 }
 
-/// The first free address of the first shared network of the fallback's family.
+/// A free address of the first shared network of the fallback's family: the first one, as CNI plugins do; else one from
+/// the end, where pods that the scenario adds later hardly sit.
 fn gateway(on_link: &[IpNet], taken: &BTreeSet<IpAddr>, fallback: IpAddr) -> IpAddr {
     let shared = on_link.iter().filter(|network| {
         network.addr().is_ipv4() == fallback.is_ipv4() && network.prefix_len() < network.max_prefix_len()
     });
-    let candidates = shared.flat_map(|network| (1..=254).map(|number| offset(network.network(), number)));
+    let candidates =
+        shared.flat_map(|network| GATEWAY_NUMBERS.map(|number| offset(network.network(), number)));
     candidates.into_iter().find(|address| !taken.contains(address)).unwrap_or(fallback)
 }
 

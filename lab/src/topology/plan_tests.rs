@@ -35,7 +35,7 @@ fn a_network_per_node_is_shared_whole() {
     let nodes = plan(&scenario);
     assert_eq!(texts(&nodes[0].on_link), ["10.244.1.0/24"]);
     assert_eq!(texts(&nodes[1].on_link), ["10.244.2.0/24", "fd00::/64"]);
-    assert_eq!(texts(&nodes[0].gateways), ["10.244.1.2", "fe80::1"], "x sits on .1");
+    assert_eq!(texts(&nodes[0].gateways), ["10.244.1.254", "fe80::1"], "x sits on .1");
     assert_eq!(texts(&nodes[1].gateways), ["10.244.2.1", "fd00::1"]);
     assert_eq!(texts(&nodes[0].addresses), ["192.168.224.1", "fd70:7374:6e::1"]);
     assert_eq!(texts(&nodes[1].addresses), ["192.168.224.2", "fd70:7374:6e::2"]);
