@@ -258,7 +258,7 @@ impl Controller {
             Ok(0) => {}
             Ok(entries) => info!(entries, "removed what an earlier agent left in the maps"),
             Err(error) => {
-                warn!(%error, "removing what an earlier agent left failed; the next start tries again")
+                warn!(%error, "removing what an earlier agent left failed; the next start tries again");
             }
         }
     }

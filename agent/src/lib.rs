@@ -9,5 +9,6 @@ pub mod control;
 pub mod controller;
 pub mod convert;
 pub mod datapath;
+mod debounce;
 pub mod links;
 pub mod manifests;

@@ -1,20 +1,24 @@
 //! Tells when links or addresses may have changed, here or in a pod's namespace.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use netlink_sys::AsyncSocket as _;
 use rtnetlink::MulticastGroup;
 
 use super::LinkError;
+use crate::debounce::Debounce;
 
-/// How long after an event to wait for its companions: a veth's creation makes a dozen.
-const SETTLE: Duration = Duration::from_millis(1);
+/// How long events must be quiet: a veth's creation makes a dozen.
+const QUIET: Duration = Duration::from_millis(1);
+/// How long at the most that may take: a pod waits for its programs.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A running watch.
 #[derive(Debug)]
 pub struct Monitor<S> {
     messages: S,
+    debounce: Debounce,
     connection: tokio::task::JoinHandle<()>,
 }
 
@@ -35,23 +39,19 @@ pub fn open() -> Result<Monitor<impl futures::Stream + Unpin>, LinkError> {
     // Events of pods' namespaces too (NETLINK_LISTEN_ALL_NSID), or an address given after the veth's creation stays
     // unseen.
     connection.socket_mut().socket_mut().set_listen_all_namespaces(true)?;
-    Ok(Monitor { messages, connection: tokio::spawn(connection) })
+    let debounce = Debounce::new(QUIET, PATIENCE);
+    Ok(Monitor { messages, debounce, connection: tokio::spawn(connection) })
 }
 
 impl<S: futures::Stream + Unpin> Monitor<S> {
-    /// Waits for the next change.
+    /// Waits for the next change, and until what comes with it has settled. Cancel safe.
     pub async fn changed(&mut self) {
-        if self.messages.next().await.is_none() {
+        let messages = &mut self.messages;
+        let next = async || match messages.next().await {
+            Some(_) => Instant::now(),
             // The connection ended; periodic looks go on.
-            return std::future::pending().await;
-        }
-        let settled = tokio::time::sleep(SETTLE);
-        tokio::pin!(settled);
-        loop {
-            tokio::select! {
-                () = &mut settled => return,
-                Some(_) = self.messages.next() => {}
-            }
-        }
+            None => std::future::pending().await,
+        };
+        let _ = self.debounce.settled(next).await;
     }
 }

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use crate::debounce::Debounce;
+
 /// How long the folder must be quiet before it is read: an editor's or a copy's several writes become one reading.
-const QUIET: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_millis(2);
 /// How long at the most that may take, so that a busy folder is read all the same.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -15,6 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::UnboundedReceiver<Instant>,
+    debounce: Debounce,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -34,22 +37,19 @@ pub fn watch(folder: &Path) -> Result<Watch, notify::Error> {
         let _ = sender.send(Instant::now());
     })?;
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    Ok(Watch { events, _watcher: watcher })
+    Ok(Watch { events, debounce: Debounce::new(QUIET, PATIENCE), _watcher: watcher })
 }
 
 impl Watch {
     /// Waits for a change and until the folder is quiet again. Gives the time at which the change was noticed.
+    /// Cancel safe.
     pub async fn changed(&mut self) -> Instant {
-        let Some(first) = self.events.recv().await else {
-            return std::future::pending().await;
+        let events = &mut self.events;
+        let next = async || match events.recv().await {
+            Some(at) => at,
+            // The watcher's thread ended; periodic looks go on.
+            None => std::future::pending().await,
         };
-        let deadline = tokio::time::Instant::from_std(first + PATIENCE);
-        loop {
-            let quiet = deadline.min(tokio::time::Instant::now() + QUIET);
-            match tokio::time::timeout_at(quiet, self.events.recv()).await {
-                Ok(Some(_)) if quiet < deadline => {}
-                _ => return first,
-            }
-        }
+        self.debounce.settled(next).await
     }
 }
