@@ -229,6 +229,11 @@ impl Controller {
             let milliseconds = self.enforced_in.as_secs_f64() * 1e3;
             info!(milliseconds, generation = self.datapath.generation(), "change is enforced");
         }
+        if let Err(error) = self.datapath.collect() {
+            self.broken_off = true;
+            self.failures.push(error.to_string());
+            error!("{error}; trying again");
+        }
     }
 
     fn enforce(&mut self) -> Result<(), ExecuteError> {

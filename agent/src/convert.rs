@@ -9,7 +9,7 @@ pub mod salvage;
 mod selector;
 
 pub use self::network_policy::network_policy;
-pub use self::pod::{namespace, node, pod};
+pub use self::pod::{bare_namespace, namespace, node, pod};
 
 use std::fmt;
 

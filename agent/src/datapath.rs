@@ -10,11 +10,13 @@
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
+//! | `grace` | waits until no packet is being judged by what was just replaced |
 
 pub mod attach;
 pub mod bpffs;
 pub mod encode;
 pub mod endpoints;
+mod grace;
 pub mod maps;
 pub mod object;
 pub mod tables;
@@ -75,6 +77,8 @@ pub struct Datapath {
     maps: Maps,
     writer: Writer,
     endpoints: Endpoints,
+    /// Removals of verdicts that only packets already on their way may still look up.
+    condemned: Vec<Action>,
 }
 
 impl Datapath {
@@ -93,7 +97,7 @@ impl Datapath {
         let (writer, first_class) = Writer::begin(&mut maps)?;
         let endpoints = Endpoints::begin(mode, pins, &maps)
             .map_err(|source| SetupError::Links { path: pins.to_owned(), source })?;
-        Ok((Self { ebpf, maps, writer, endpoints }, first_class))
+        Ok((Self { ebpf, maps, writer, endpoints, condemned: Vec::new() }, first_class))
     }
 
     /// The loaded object, for its log.
@@ -113,13 +117,15 @@ impl Datapath {
         self.writer.generation()
     }
 
-    /// Carries out a plan, action by action.
+    /// Carries out a plan, action by action. Verdicts that nothing refers to any more are condemned, and go with the
+    /// next [`collect`](Self::collect).
     ///
     /// # Errors
     ///
     /// The kernel refused a write: the actions before it are done, those after it are not. [`Self::recorded`] says
     /// where that leaves the maps.
     pub fn execute(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
+        self.collect()?;
         let epoch = self.writer.epoch();
         for action in &plan.steps {
             match action {
@@ -131,8 +137,28 @@ impl Datapath {
                     let open = (ClassId::NOT_ISOLATED, ClassId::NOT_ISOLATED);
                     self.endpoints.set_classes(&mut self.maps, epoch, pod, open)?;
                 }
+                Action::RemoveVerdict { .. } => self.condemned.push(action.clone()),
                 other => self.writer.execute(&mut self.maps, other)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Removes condemned verdicts, once every packet that may have read a class before it was flipped has been judged:
+    /// a packet that found its class but not its verdict any more would be dropped for nothing.
+    ///
+    /// Takes a few milliseconds where there is something to remove; nobody waits for what it does.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a write. What is left goes with the next [recovery](Self::recorded).
+    pub fn collect(&mut self) -> Result<(), ExecuteError> {
+        if self.condemned.is_empty() {
+            return Ok(());
+        }
+        grace::wait();
+        for action in std::mem::take(&mut self.condemned) {
+            self.writer.execute(&mut self.maps, &action)?;
         }
         Ok(())
     }

@@ -54,9 +54,17 @@ pub(super) fn port_number(field: &str, number: i32) -> Result<u16, Problem> {
 pub fn namespace(object: &core::Namespace) -> Result<Namespace, Problem> {
     let name: Arc<str> =
         object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?.into();
-    let mut labels = labels(&object.metadata);
-    labels.insert(NAME_LABEL.into(), name.clone());
-    Ok(Namespace { name, labels })
+    let mut namespace = bare_namespace(name);
+    namespace
+        .labels
+        .append(&mut labels(&object.metadata).into_iter().filter(|(key, _)| &**key != NAME_LABEL).collect());
+    Ok(namespace)
+}
+
+/// A namespace with no labels but the one that the API server gives to all.
+#[must_use]
+pub fn bare_namespace(name: Arc<str>) -> Namespace {
+    Namespace { labels: Labels::from([(NAME_LABEL.into(), name.clone())]), name }
 }
 
 /// Converts a node; addresses that are host names are left out.

@@ -7,6 +7,7 @@ use postern_policy::model::{Object, ObjectRef};
 
 use super::document::{self, Document};
 use super::{ManifestError, files, lab};
+use crate::convert;
 
 /// A difference between two readings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ impl Source {
                 }
             }
         }
+        add_namespaces(&mut next, &errors);
         let mut changes = Vec::new();
         for reference in self.held.keys().filter(|reference| !next.contains_key(*reference)) {
             changes.push(Change::Delete(reference.clone()));
@@ -146,4 +148,25 @@ impl Source {
             next.entry(reference.clone()).or_insert_with(|| held.clone());
         }
     }
+}
+
+/// Adds the namespaces that objects are in and no manifest describes, with the one label that every namespace has: as
+/// if `kubectl create namespace` had made them. One whose manifest is broken is left unknown: its labels are, and no
+/// selector that excludes some must match it.
+fn add_namespaces(objects: &mut BTreeMap<ObjectRef, Held>, errors: &[ManifestError]) {
+    let broken = |reference: &ObjectRef| {
+        errors
+            .iter()
+            .any(|error| matches!(error, ManifestError::Invalid { object: Some(it), .. } if it == reference))
+    };
+    let mut missing = BTreeMap::new();
+    for (reference, held) in &*objects {
+        let (ObjectRef::Pod(id) | ObjectRef::NetworkPolicy(id)) = reference else { continue };
+        let namespace = ObjectRef::Namespace(id.namespace.clone());
+        if !objects.contains_key(&namespace) && !broken(&namespace) {
+            let object = Object::Namespace(convert::bare_namespace(id.namespace.clone()));
+            missing.entry(namespace).or_insert(Held { object, file: held.file.clone() });
+        }
+    }
+    objects.append(&mut missing);
 }
