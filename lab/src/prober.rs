@@ -7,6 +7,7 @@
 mod attempt;
 mod listen;
 mod main;
+mod sctp;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};

@@ -65,7 +65,7 @@ pub(super) fn up(arguments: &Up) -> anyhow::Result<()> {
     Scenario::covering(&[Snapshot::read(&arguments.directory)?])?;
     let directory = arguments.directory.canonicalize().context("find the scenario's directory")?;
     std::fs::create_dir_all(run::STATE).context("create the state folder")?;
-    let log = Path::new(run::STATE).join("up.log");
+    let log = log_file();
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("supervise").arg("--filename").arg(&directory);
     if let Some(postern) = &arguments.postern {
@@ -132,10 +132,17 @@ async fn follow(lab: &mut Lab, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the supervisor's messages go.
+fn log_file() -> PathBuf {
+    Path::new(run::STATE).join("up.log")
+}
+
 /// Takes the lab down.
 pub(super) fn down() -> anyhow::Result<()> {
     run::sweep();
     Kept::find()?.take_down()?;
+    // What a supervisor had to say is of no use any more.
+    let _ = std::fs::remove_file(log_file());
     println!("the lab is down");
     Ok(())
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Outcome, Target, listen};
+use super::{Outcome, Target, listen, sctp};
 
 /// Once connected, policy has spoken; this long the other process may take to answer on a busy machine.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ pub(super) async fn attempt(target: &Target, patience: Duration) -> Outcome {
     let outcome = match target.protocol {
         Protocol::Tcp => tcp(target, patience).await,
         Protocol::Udp => udp(target, patience).await,
-        Protocol::Sctp => return Outcome::Failed("SCTP probes are not implemented".to_owned()),
+        Protocol::Sctp => sctp::attempt(target, patience).await,
     };
     outcome.unwrap_or_else(|error| classify(target, &error))
 }

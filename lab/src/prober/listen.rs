@@ -10,7 +10,7 @@ use postern_policy::model::Protocol;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
-use super::Listen;
+use super::{Listen, sctp};
 
 /// How many connections may wait for [`TcpListener::accept`]: all sources at once, on a busy machine.
 const BACKLOG: u32 = 4096;
@@ -39,8 +39,7 @@ pub(super) fn serve(name: &str, ports: &[Listen]) -> Result<(), CannotListen> {
             Protocol::Udp => udp(address).map(|socket| {
                 tokio::spawn(serve_udp(socket, Arc::clone(&shared)));
             }),
-            // Probes over raw packets do not exist yet: see `attempt`.
-            Protocol::Sctp => Ok(()),
+            Protocol::Sctp => sctp::serve(name, address),
         };
         opened.map_err(|reason| CannotListen { name: name.to_owned(), address, protocol, reason })?;
     }

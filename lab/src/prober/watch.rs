@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Sample, Target, attempt, monotonic_ns};
+use super::{Outcome, Sample, Target, attempt, monotonic_ns, sctp};
 
 /// How long an attempt may take to get through. Below the kernel's first retransmission, so that the time of sending is
 /// the time that counts.
@@ -64,7 +64,7 @@ async fn passes(target: &Target) -> bool {
     match target.protocol {
         Protocol::Tcp => matches!(attempt::connect(target, PATIENCE).await, Ok(Some(_))),
         Protocol::Udp => datagram_passes(target).await.unwrap_or(false),
-        Protocol::Sctp => false,
+        Protocol::Sctp => matches!(sctp::attempt(target, PATIENCE).await, Ok(Outcome::Allowed)),
     }
 }
 

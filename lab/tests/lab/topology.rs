@@ -25,7 +25,7 @@ fn scattered(lab: &str) -> Cluster {
         node,
         ips,
         labels: &[("app", "x")],
-        ports: &[(80, "TCP"), (53, "UDP")],
+        ports: &[(80, "TCP"), (53, "UDP"), (3868, "SCTP")],
     };
     let externals = "externals: [{name: out, ips: [192.0.2.1, 2001:db8::1], ports: [{port: 443}]}]\n";
     Cluster::default()
@@ -47,8 +47,8 @@ fn without_policy_everything_is_reached_in_every_style() {
             lab.apply(&files).await.unwrap();
             let observation = lab.observe().await.unwrap();
             assert_eq!(denied(&observation.matrix), [""; 0], "{style}");
-            // 5 parties with IPv4 and 5 with IPv6; of those, 4 pods with 2 ports each and one external with 1.
-            assert_eq!(observation.matrix.len(), 5 * (4 * 2 + 1) * 2, "{style}");
+            // 5 parties with IPv4 and 5 with IPv6; of those, 4 pods with 3 ports each and one external with 1.
+            assert_eq!(observation.matrix.len(), 5 * (4 * 3 + 1) * 2, "{style}");
             assert!(observation.refused.is_empty(), "everybody listens");
         }
     });
