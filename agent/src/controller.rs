@@ -152,7 +152,10 @@ struct Controller {
 
 impl Controller {
     fn start(options: &Options) -> Result<Self, ControllerError> {
-        let (datapath, first_class) = Datapath::start(&options.pins, options.mode, options.settings)?;
+        let (mut datapath, first_class) = Datapath::start(&options.pins, options.mode, options.settings)?;
+        if options.settings.debug {
+            datapath.follow_programs().map_err(SetupError::from)?;
+        }
         Ok(Self {
             node: options.node.clone(),
             engine: Engine::new(Scope::Node(options.node.as_str().into()), first_class),

@@ -10,6 +10,7 @@
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
+//! | `program_log` | what the programs say, for development |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
 pub mod attach;
@@ -19,6 +20,7 @@ pub mod endpoints;
 mod grace;
 pub mod maps;
 pub mod object;
+mod program_log;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ use self::bpffs::BpffsError;
 use self::endpoints::{EndpointError, Endpoints, Wanted};
 use self::maps::Maps;
 use self::object::{LoadError, Settings};
+use self::program_log::ProgramLogError;
 use self::tables::{WriteError, Writer};
 
 /// Why the data path could not be set up.
@@ -50,6 +53,9 @@ pub enum SetupError {
     /// What earlier agents left cannot be read.
     #[error(transparent)]
     Tables(#[from] WriteError),
+    /// The programs' log.
+    #[error(transparent)]
+    ProgramLog(#[from] ProgramLogError),
     /// The folder for links.
     #[error("{}: {source}", path.display())]
     Links {
@@ -100,9 +106,15 @@ impl Datapath {
         Ok((Self { ebpf, maps, writer, endpoints, condemned: Vec::new() }, first_class))
     }
 
-    /// The loaded object, for its log.
-    pub fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// Passes what the programs say on to the agent's log; they say something only with [`Settings::debug`].
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub fn follow_programs(&mut self) -> Result<(), ProgramLogError> {
+        // The task ends with the runtime.
+        let _ = program_log::follow(&mut self.ebpf)?;
+        Ok(())
     }
 
     /// What the veths carry.

@@ -34,6 +34,8 @@ reasons! {
     Node = 3, "node",
     /// ARP, neighbour discovery or multicast listener messages: the link does not work without.
     Link = 4, "link",
+    /// An ICMP error about a packet of a flow that was allowed.
+    Related = 5, "related",
     /// No policy allows the flow.
     DeniedByPolicy = 16, "denied-by-policy",
     /// The pod behind the veth is not known yet.

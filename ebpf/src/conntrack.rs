@@ -1,20 +1,10 @@
 //! Flows: which packets belong to one that was allowed.
 
+use postern_common::IPPROTO_TCP;
 use postern_common::conntrack::{Flow, lifetime, state};
-use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::family::Address;
-use crate::parse::{Packet, Transport};
-
-/// Whether packets of a protocol belong to flows at all.
-#[inline(always)]
-pub fn tracks<A>(packet: &Packet<A>) -> bool {
-    match packet.protocol {
-        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP => true,
-        IPPROTO_ICMP | IPPROTO_ICMPV6 => packet.transport.source_port != 0 || packet.transport.answers,
-        _ => false,
-    }
-}
+use crate::parse::Transport;
 
 /// Notes a packet of a flow that goes on under a policy generation.
 #[inline(always)]

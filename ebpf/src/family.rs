@@ -11,12 +11,18 @@ use crate::maps::{FLOWS4, FLOWS6, PEERS4, PEERS6, PREFIXES4, PREFIXES6};
 use crate::parse::{self, Packet};
 
 /// An address of one family.
-pub trait Address: Copy {
+pub trait Address: Copy + Default + PartialEq {
     /// Key of this family's flow map.
     type FlowKey;
 
     /// Parses a packet of this family behind an Ethernet header.
-    fn parse(ctx: &TcContext) -> Result<Packet<Self>, Unreadable>;
+    fn parse(ctx: &TcContext, packet: &mut Packet<Self>) -> Result<(), Unreadable>;
+
+    /// Gives an ICMP error the identity of the flow it is about, as a packet of that flow which goes the error's way.
+    ///
+    /// Says whether it could: the quoted packet must be readable and have been sent by whom the error goes to
+    /// (RFC 5508 4.2). Nothing is changed where it could not.
+    fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool;
 
     /// The flow between a pod and a peer, from the pod's point of view.
     fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
@@ -41,13 +47,18 @@ pub trait Address: Copy {
 }
 
 macro_rules! address_family {
-    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal, $parse:path) => {
+    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal, $parse:path, $quote:path) => {
         impl Address for [u8; $bytes] {
             type FlowKey = $flow;
 
             #[inline(always)]
-            fn parse(ctx: &TcContext) -> Result<Packet<Self>, Unreadable> {
-                $parse(ctx)
+            fn parse(ctx: &TcContext, packet: &mut Packet<Self>) -> Result<(), Unreadable> {
+                $parse(ctx, packet)
+            }
+
+            #[inline(always)]
+            fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool {
+                $quote(ctx, packet)
             }
 
             #[inline(always)]
@@ -101,5 +112,27 @@ macro_rules! address_family {
     };
 }
 
-address_family!(4, Flow4, PeerKey4, PrefixAddress4, FLOWS4, PEERS4, PREFIXES4, 0, parse::ipv4);
-address_family!(16, Flow6, PeerKey6, PrefixAddress6, FLOWS6, PEERS6, PREFIXES6, 256, parse::ipv6);
+address_family!(
+    4,
+    Flow4,
+    PeerKey4,
+    PrefixAddress4,
+    FLOWS4,
+    PEERS4,
+    PREFIXES4,
+    0,
+    parse::ipv4,
+    parse::quote_ipv4
+);
+address_family!(
+    16,
+    Flow6,
+    PeerKey6,
+    PrefixAddress6,
+    FLOWS6,
+    PEERS6,
+    PREFIXES6,
+    256,
+    parse::ipv6,
+    parse::quote_ipv6
+);

@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
+use postern_common::IPPROTO_ICMP;
 use postern_common::conntrack::Flow;
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED, QUARANTINE};
@@ -24,7 +25,7 @@ use crate::verdict;
 /// 2. the frame: ARP passes, so do neighbour discovery and multicast listener messages; other ethertypes than
 ///    IPv4 and IPv6 and what cannot be parsed is dropped;
 /// 3. fragments: later ones follow the first;
-/// 4. flows: what belongs to an allowed flow passes; when the policy generation moved on, the flow's first direction
+/// 4. flows: what belongs to an allowed flow passes, ICMP errors about one too; when the policy generation moved on, the flow's first direction
 ///    is judged again;
 /// 5. policy: not isolated in this direction, the pod's own node, the verdict of the two classes.
 #[inline(always)]
@@ -58,10 +59,10 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
 /// A loop with one call, not two calls: the compiler would make a function of its own from the parser, and pointers
 /// into the packet may not be passed between functions.
 #[inline(always)]
-fn parsed<A: Address>(ctx: &TcContext) -> Result<Packet<A>, Unreadable> {
+fn parse_packet<A: Address>(ctx: &TcContext, packet: &mut Packet<A>) -> Result<(), Unreadable> {
     let mut pulled = false;
     loop {
-        match A::parse(ctx) {
+        match A::parse(ctx, packet) {
             Err(Unreadable::NotLinear) if !pulled => {
                 frame::pull(ctx);
                 pulled = true;
@@ -71,36 +72,35 @@ fn parsed<A: Address>(ctx: &TcContext) -> Result<Packet<A>, Unreadable> {
     }
 }
 
-#[inline(always)]
+/// Everything that depends on the family: a function of its own for each, since both together need more stack than a
+/// program has (512 bytes).
+#[inline(never)]
 fn reason_of_packet<const DIRECTION: u8, A: Address>(
     ctx: &TcContext,
     ifindex: u32,
     endpoint: &Endpoint,
 ) -> Reason {
-    let Ok(packet) = parsed::<A>(ctx) else {
+    let mut packet = Packet::<A>::default();
+    if parse_packet(ctx, &mut packet).is_err() {
         return Reason::Malformed;
-    };
-    let packet = &packet;
+    }
     if packet.transport.link {
         return Reason::Link;
     }
     // SAFETY: the helper takes nothing and only reads a clock.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    match packet.fragment {
-        Fragment::Whole => reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, packet, now),
-        Fragment::First(identification) => {
-            let reason = reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, packet, now);
-            fragment::note::<DIRECTION, A>(ifindex, packet, identification, !reason.drops(), now);
-            reason
-        }
-        Fragment::Later(identification) => {
-            if fragment::follows::<DIRECTION, A>(ifindex, packet, identification, now) {
-                Reason::Established
-            } else {
-                Reason::OrphanFragment
-            }
-        }
+    if packet.fragment == Fragment::Later {
+        return if fragment::follows::<DIRECTION, A>(ifindex, &packet, now) {
+            Reason::Established
+        } else {
+            Reason::OrphanFragment
+        };
     }
+    let reason = reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, &mut packet, now);
+    if packet.fragment == Fragment::First {
+        fragment::note::<DIRECTION, A>(ifindex, &packet, !reason.drops(), now);
+    }
+    reason
 }
 
 #[inline(always)]
@@ -108,32 +108,32 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(
     ctx: &TcContext,
     ifindex: u32,
     endpoint: &Endpoint,
-    packet: &Packet<A>,
+    packet: &mut Packet<A>,
     now: u64,
 ) -> Reason {
+    // The generation is read before any table: a flow judged by tables of which some were newer is judged again.
+    let generation = STATE.get(0).map_or(0, |state: &State| state.generation);
+    let judge = Judge { ctx, endpoint, generation, now };
+    let other_side = if DIRECTION == EGRESS { packet.destination } else { packet.source };
+    let related = packet.transport.inner != 0 && A::quote(ctx, packet);
+
     let transport = packet.transport;
     let source = (packet.source, transport.source_port);
     let destination = (packet.destination, transport.destination_port);
     let (pod, peer) = if DIRECTION == EGRESS { (source, destination) } else { (destination, source) };
-    let tracked = conntrack::tracks(packet);
     let key = A::flow_key(ifindex, pod, peer, packet.protocol);
-
-    // The generation is read before any table: a flow judged by tables of which some were newer is judged again.
-    let generation = STATE.get(0).map_or(0, |state: &State| state.generation);
-    if tracked && let Some(flow) = A::flow(&key) {
+    if transport.flow
+        && let Some(flow) = A::flow(&key)
+    {
         // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
         // worst loses one of two updates that say nearly the same.
         let flow: &mut Flow = unsafe { &mut *flow };
-        let reply = flow.initiator != DIRECTION;
         // A SYN against the flow's direction is a connection of its own, whatever its ports.
-        if flow.expires > now && !(reply && transport.starts) {
-            let current = flow.generation == generation || !config::recheck();
-            let still_allowed = current || {
-                // A flow's port is that of the side that did not start it.
-                let port = if flow.initiator == EGRESS { peer.1 } else { pod.1 };
-                !verdict::judge(ctx, endpoint, flow.initiator, peer.0, packet.protocol, port).drops()
-            };
-            if still_allowed {
+        if !(flow.initiator != DIRECTION && transport.starts) {
+            if judge.holds(flow, pod.1, peer, packet.protocol) {
+                if related {
+                    return Reason::Related;
+                }
                 conntrack::refresh(flow, DIRECTION, packet.protocol, transport, generation, now);
                 return Reason::Established;
             }
@@ -144,9 +144,37 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(
     if transport.answers {
         return Reason::DeniedByPolicy;
     }
-    let reason = verdict::judge(ctx, endpoint, DIRECTION, peer.0, packet.protocol, destination.1);
-    if tracked && !reason.drops() {
+    // An error about no flow is a packet without ports, to or from whoever is on the other side.
+    let (peer, protocol, port) =
+        if related { (other_side, IPPROTO_ICMP, 0) } else { (peer.0, packet.protocol, destination.1) };
+    let reason = verdict::judge(ctx, endpoint, DIRECTION, peer, protocol, port);
+    if transport.flow && !related && !reason.drops() {
         conntrack::open::<A>(&key, DIRECTION, packet.protocol, generation, now);
     }
     reason
+}
+
+/// What a flow is held against.
+struct Judge<'a> {
+    ctx: &'a TcContext,
+    endpoint: &'a Endpoint,
+    generation: u32,
+    now: u64,
+}
+
+impl Judge<'_> {
+    /// Whether a flow still counts: not expired, and allowed under the current generation or, judged again, by its
+    /// first direction.
+    #[inline(always)]
+    fn holds<A: Address>(&self, flow: &Flow, pod_port: u16, peer: (A, u16), protocol: u8) -> bool {
+        if flow.expires <= self.now {
+            return false;
+        }
+        if flow.generation == self.generation || !config::recheck() {
+            return true;
+        }
+        // A flow's port is that of the side that did not start it.
+        let port = if flow.initiator == EGRESS { peer.1 } else { pod_port };
+        !verdict::judge(self.ctx, self.endpoint, flow.initiator, peer.0, protocol, port).drops()
+    }
 }

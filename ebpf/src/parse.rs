@@ -6,8 +6,8 @@ mod transport;
 
 use aya_ebpf::programs::TcContext;
 
-pub use self::ipv4::parse as ipv4;
-pub use self::ipv6::parse as ipv6;
+pub use self::ipv4::{parse as ipv4, quote as quote_ipv4};
+pub use self::ipv6::{parse as ipv6, quote as quote_ipv6};
 use crate::frame::{self, Unreadable};
 
 /// Ethertypes (`linux/if_ether.h`).
@@ -27,7 +27,10 @@ pub fn ethertype(ctx: &TcContext) -> Result<u16, Unreadable> {
 }
 
 /// What one packet says about its connection.
-#[derive(Clone, Copy)]
+///
+/// Parsers fill one in place: a `Result` of this size would have the compiler copy around bytes that are not set on its
+/// error side, which the verifier does not let it read.
+#[derive(Clone, Copy, Default)]
 pub struct Packet<A> {
     /// Source address.
     pub source: A,
@@ -37,19 +40,22 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// Place in a fragmented datagram.
     pub fragment: Fragment,
+    /// The fragmented datagram's identification.
+    pub identification: u32,
     /// The transport header; empty for later fragments.
     pub transport: Transport,
 }
 
-/// Place in a fragmented datagram, with the datagram's identification.
-#[derive(Clone, Copy)]
+/// Place in a fragmented datagram.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fragment {
     /// Not fragmented.
+    #[default]
     Whole,
     /// The first fragment: it holds the ports.
-    First(u32),
+    First,
     /// Any other.
-    Later(u32),
+    Later,
 }
 
 /// What the transport header says.
@@ -59,10 +65,14 @@ pub struct Transport {
     pub source_port: u16,
     /// Destination port in host byte order; an ICMP echo's identifier; zero where there is none.
     pub destination_port: u16,
+    /// Belongs to a flow: TCP, UDP, SCTP, or an ICMP echo.
+    pub flow: bool,
     /// TCP: SYN without ACK, which always starts a connection.
     pub starts: bool,
     /// TCP: FIN or RST.
     pub ends: bool,
+    /// ICMP errors: offset in the frame of the packet they are about; zero for everything else.
+    pub inner: usize,
     /// The link does not work without it: neighbour discovery, multicast listener messages.
     pub link: bool,
     /// An answer by its very type (ICMP echo reply): never starts a flow.

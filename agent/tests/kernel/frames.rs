@@ -79,6 +79,19 @@ pub(crate) fn icmpv6(source: &str, destination: &str, kind: u8) -> Vec<u8> {
     written(|frame| ip(source, destination).icmpv6_raw(kind, 0, [0; 4]).write(frame, &[0; 16]).unwrap())
 }
 
+/// An ICMP error about a frame: its packet is quoted whole.
+pub(crate) fn icmp_error(source: &str, destination: &str, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
+    let quoted = &about[Ethernet2Header::LEN..];
+    let builder = ip(source, destination);
+    written(|frame| {
+        if source.contains(':') {
+            builder.icmpv6_raw(kind, code, [0; 4]).write(frame, quoted).unwrap();
+        } else {
+            builder.icmpv4_raw(kind, code, [0; 4]).write(frame, quoted).unwrap();
+        }
+    })
+}
+
 /// A fragment of a UDP datagram: the first one (offset 0) holds the ports.
 pub(crate) fn fragment(
     source: End,

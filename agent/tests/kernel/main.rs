@@ -8,4 +8,5 @@ mod connections;
 mod frames;
 mod ports;
 mod reasons;
+mod related;
 mod rig;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 
-use super::{Fragment, Packet, Transport, transport};
+use super::{Fragment, Packet, transport};
 use crate::frame::{self, ETHERNET, Unreadable};
 
 /// Fragment offset in units of eight bytes.
@@ -28,30 +28,45 @@ struct Header {
 
 /// Parses the IPv4 header behind an Ethernet header and the transport header behind that.
 #[inline(always)]
-pub fn parse(ctx: &TcContext) -> Result<Packet<[u8; 4]>, Unreadable> {
+pub fn parse(ctx: &TcContext, packet: &mut Packet<[u8; 4]>) -> Result<(), Unreadable> {
     let header: Header = frame::read(ctx, ETHERNET)?;
     let length = usize::from(header.version_and_length & 0x0f) * 4;
     if header.version_and_length >> 4 != 4 || length < size_of::<Header>() {
         return Err(Unreadable::Malformed);
     }
+    packet.source = header.source;
+    packet.destination = header.destination;
+    packet.protocol = header.protocol;
+    packet.identification = u32::from(u16::from_be(header.identification));
     let fragment = u16::from_be(header.fragment);
-    let identification = u32::from(u16::from_be(header.identification));
-    let fragment = if fragment & OFFSET != 0 {
-        Fragment::Later(identification)
-    } else if fragment & MORE_FRAGMENTS != 0 {
-        Fragment::First(identification)
-    } else {
-        Fragment::Whole
+    if fragment & OFFSET != 0 {
+        packet.fragment = Fragment::Later;
+        return Ok(());
+    }
+    if fragment & MORE_FRAGMENTS != 0 {
+        packet.fragment = Fragment::First;
+    }
+    transport::parse(ctx, ETHERNET + length, header.protocol, &mut packet.transport)
+}
+
+/// Gives an ICMP error the identity of the flow it is about: see [`crate::family::Address::quote`]. A later fragment is
+/// about nothing that can be told: it has no ports.
+#[inline(never)]
+pub fn quote(ctx: &TcContext, packet: &mut Packet<[u8; 4]>) -> bool {
+    let offset = packet.transport.inner;
+    let Ok(header) = ctx.load::<Header>(offset) else {
+        return false;
     };
-    let transport = match fragment {
-        Fragment::Later(_) => Transport::default(),
-        Fragment::First(_) | Fragment::Whole => transport::parse(ctx, ETHERNET + length, header.protocol)?,
-    };
-    Ok(Packet {
-        source: header.source,
-        destination: header.destination,
-        protocol: header.protocol,
-        fragment,
-        transport,
-    })
+    let length = usize::from(header.version_and_length & 0x0f) * 4;
+    if header.version_and_length >> 4 != 4
+        || length < size_of::<Header>()
+        || u16::from_be(header.fragment) & OFFSET != 0
+        || header.source != packet.destination
+        || !transport::quote(ctx, offset + length, header.protocol, &mut packet.transport)
+    {
+        return false;
+    }
+    packet.source = header.destination;
+    packet.protocol = header.protocol;
+    true
 }
