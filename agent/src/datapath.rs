@@ -112,9 +112,7 @@ impl Datapath {
     ///
     /// The log cannot be read.
     pub fn follow_programs(&mut self) -> Result<(), ProgramLogError> {
-        // The task ends with the runtime.
-        let _ = program_log::follow(&mut self.ebpf)?;
-        Ok(())
+        program_log::follow(&mut self.ebpf)
     }
 
     /// What the veths carry.

@@ -10,15 +10,18 @@ use tracing::warn;
 #[error("reading the programs' log: {0}; run without --debug-programs")]
 pub struct ProgramLogError(Box<dyn std::error::Error + Send + Sync>);
 
-/// Reads the programs' log until the returned task is dropped with its runtime.
+/// Reads the programs' log in a task that ends with its runtime.
 ///
 /// # Errors
 ///
 /// The object has no log, or it cannot be polled.
-pub fn follow(ebpf: &mut Ebpf) -> Result<tokio::task::JoinHandle<()>, ProgramLogError> {
+pub(super) fn follow(ebpf: &mut Ebpf) -> Result<(), ProgramLogError> {
     let logger = EbpfLogger::init(ebpf).map_err(|error| ProgramLogError(error.into()))?;
-    let mut logger = AsyncFd::new(logger).map_err(|error| ProgramLogError(error.into()))?;
-    Ok(tokio::spawn(async move {
+    // SAFETY: the logger keeps its ring buffer, and with it the file descriptor, for as long as it lives.
+    #[expect(unsafe_code, reason = "tokio leaves it to the caller that a descriptor stays the same")]
+    let logger = unsafe { AsyncFd::register(logger) };
+    let mut logger = logger.map_err(|error| ProgramLogError(error.into()))?;
+    tokio::spawn(async move {
         loop {
             match logger.readable_mut().await {
                 Ok(mut ready) => {
@@ -31,5 +34,6 @@ pub fn follow(ebpf: &mut Ebpf) -> Result<tokio::task::JoinHandle<()>, ProgramLog
                 }
             }
         }
-    }))
+    });
+    Ok(())
 }
