@@ -229,8 +229,8 @@ impl Controller {
             && let Some(noticed) = self.noticed.take()
         {
             self.enforced_in = noticed.elapsed();
-            let milliseconds = self.enforced_in.as_secs_f64() * 1e3;
-            info!(milliseconds, generation = self.datapath.generation(), "change is enforced");
+            let milliseconds = format_args!("{:.2}", self.enforced_in.as_secs_f64() * 1e3);
+            info!(%milliseconds, generation = self.datapath.generation(), "change is enforced");
         }
         if let Err(error) = self.datapath.collect() {
             self.broken_off = true;

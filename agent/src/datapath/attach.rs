@@ -104,7 +104,7 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     causes.filter_map(|error| error.downcast_ref::<std::io::Error>()).find_map(std::io::Error::raw_os_error)
 }
 
-/// Attaches a program, or replaces the one that an earlier agent left. `links` is where links are pinned.
+/// Attaches a program, or replaces the one that an earlier agent left, by either way. `links` is where links are pinned.
 ///
 /// # Errors
 ///
@@ -116,8 +116,14 @@ pub fn attach(
     spot: Spot<'_>,
 ) -> Result<(), AttachError> {
     match mode {
-        Mode::Tcx => attach_tcx(program, links, spot),
-        Mode::Clsact => attach_clsact(program, spot),
+        Mode::Tcx => {
+            attach_tcx(program, links, spot)?;
+            detach(Mode::Clsact, links, spot)
+        }
+        Mode::Clsact => {
+            attach_clsact(program, spot)?;
+            detach(Mode::Tcx, links, spot)
+        }
     }
 }
 

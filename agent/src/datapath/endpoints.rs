@@ -227,7 +227,9 @@ impl Endpoints {
         // Open first: between here and the last program's removal, nothing allowed may be dropped.
         write(maps, ifindex, &Wanted::open(interface.clone()), epoch)?;
         for (hook, _) in HOOKS {
-            attach::detach(self.mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
+            for mode in [Mode::Tcx, Mode::Clsact] {
+                attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
+            }
         }
         // It was written above.
         let _ = maps.endpoints.remove(&ifindex);
