@@ -213,8 +213,14 @@ impl Agent {
         }
     }
 
+    /// All that it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.paths.log).unwrap_or_default()
+    }
+
     fn end_of_log(&self) -> String {
-        let text = std::fs::read_to_string(&self.paths.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
