@@ -2,6 +2,7 @@
 //!
 //! Thin: it installs what is missing, calls cargo, and hands over to the binaries that cargo built.
 
+mod bench;
 mod build;
 mod setup;
 mod test;
@@ -54,11 +55,15 @@ enum Command {
     /// Examples:
     ///   cargo xtask load
     ///   cargo xtask load --iface veth0
+    ///   cargo xtask load --detach
     #[command(verbatim_doc_comment)]
     Load {
-        /// Attach to this interface too.
+        /// Attach to this interface too, and leave the programs there.
         #[arg(long)]
         iface: Option<String>,
+        /// Take off again what an earlier --iface attached.
+        #[arg(long, conflicts_with = "iface")]
+        detach: bool,
     },
     /// A cluster in network namespaces: run scenarios, or keep one alive to play with.
     ///
@@ -97,6 +102,19 @@ enum Command {
         /// Only tests whose name holds this.
         filter: Option<String>,
     },
+    /// Measure.
+    ///
+    /// Examples:
+    ///   cargo xtask bench engine                  what an event costs the policy engine
+    ///   cargo xtask bench engine -- --save-baseline before
+    #[command(verbatim_doc_comment)]
+    Bench {
+        /// What to measure.
+        what: bench::Bench,
+        /// Arguments of the benchmark.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -117,9 +135,10 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Build { release } => build::report(release),
-        Command::Load { iface } => {
+        Command::Load { iface, detach } => {
             let mut arguments = vec![OsString::from("load")];
             arguments.extend(iface.into_iter().flat_map(|iface| ["--iface".into(), iface.into()]));
+            arguments.extend(detach.then(|| "--detach".into()));
             build::become_binary("postern", &arguments)
         }
         Command::Lab { arguments } => build::become_binary("postern-lab", &arguments),
@@ -128,5 +147,6 @@ fn run(command: Command) -> Result<()> {
             build::become_binary("postern-lab", &arguments)
         }
         Command::Test { long, filter } => test::run(long, filter.as_deref()),
+        Command::Bench { what, arguments } => bench::run(what, &arguments),
     }
 }

@@ -11,7 +11,9 @@ use anyhow::{Result, bail};
 
 /// Something to install.
 trait Step {
-    /// What it is called.
+    /// What it is called, in a word.
+    fn short(&self) -> &'static str;
+    /// What it is called, with what installing it takes.
     fn name(&self) -> String;
     /// Whether it is there.
     fn done(&self) -> Result<bool>;
@@ -24,9 +26,10 @@ trait Step {
 /// Brings up everything that is missing. Quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     let steps: [&dyn Step; 3] = [&rust_src::RustSrc, &packages::Packages, &linker::BpfLinker];
-    let mut by_hand = Vec::new();
+    let (mut there, mut by_hand) = (Vec::new(), Vec::new());
     for step in steps {
         if step.done()? {
+            there.push(step.short());
             continue;
         }
         // A later step may rest on an earlier one, so nothing more is installed once one has failed.
@@ -41,6 +44,9 @@ pub(crate) fn run() -> Result<()> {
             }
         }
         by_hand.extend(step.by_hand());
+    }
+    if !there.is_empty() {
+        eprintln!("setup: already there: {}", there.join(", "));
     }
     if by_hand.is_empty() {
         return Ok(());

@@ -18,6 +18,10 @@ const VERSION: &str = "0.13.0";
 pub(super) struct BpfLinker;
 
 impl Step for BpfLinker {
+    fn short(&self) -> &'static str {
+        "bpf-linker"
+    }
+
     fn name(&self) -> String {
         format!("bpf-linker {VERSION} with LLVM {LLVM} (a minute or two)")
     }

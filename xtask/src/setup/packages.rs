@@ -16,6 +16,10 @@ const OTHERS: [&str; 3] = ["g++", "iproute2", "nftables"];
 pub(super) struct Packages;
 
 impl Step for Packages {
+    fn short(&self) -> &'static str {
+        "packages"
+    }
+
     fn name(&self) -> String {
         format!("packages {}", wanted().join(", "))
     }
@@ -53,8 +57,10 @@ impl Step for Packages {
         }
         let mut commands = Vec::new();
         if !has_candidate(&llvm()) {
-            commands.push(format!("# {} is not in Debian 12 itself; https://apt.llvm.org has it:", llvm()));
-            commands.push(format!("curl -fsSLO https://apt.llvm.org/llvm.sh && sudo bash llvm.sh {LLVM}"));
+            commands.push(format!(
+                "# {} is not among this system's packages: add the LLVM project's own apt source first",
+                llvm()
+            ));
         }
         commands.push("sudo apt-get update".to_owned());
         commands.push(format!("sudo apt-get install --yes --no-install-recommends {packages}"));

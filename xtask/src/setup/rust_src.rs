@@ -13,6 +13,10 @@ use crate::build::workspace;
 pub(super) struct RustSrc;
 
 impl Step for RustSrc {
+    fn short(&self) -> &'static str {
+        "rust-src"
+    }
+
     fn name(&self) -> String {
         "rust-src, the sources of Rust's core library".to_owned()
     }
