@@ -3,8 +3,12 @@
 //! ```text
 //! base/                 the manifests of step 1, with lab.yaml
 //! 2-deny-all.yaml       added in step 2; its first comment line is the step's title
-//! expected/1.txt        after step 1, as [`crate::table`] has it
+//! 3-relabel/            step 3: files that are added, or replace what had their name; the title is the first comment of
+//!                       the first; one that holds comments alone takes objects away
+//! expected/1.txt        after step 1, as [`crate::table`] has it; its first comment line is that step's title
 //! ```
+//!
+//! Steps follow each other by the number that their names begin with.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +46,7 @@ pub enum Error {
 pub struct Step {
     /// What happens, in a line.
     pub title: String,
-    /// The file that the step adds; `None` for the base.
+    /// The file or folder that the step adds; `None` for the base.
     pub file: Option<String>,
     /// All manifests from this step on.
     pub files: Files,
@@ -62,19 +66,37 @@ pub fn base(story: &Path) -> PathBuf {
 /// A file is missing or does not parse.
 pub fn read(directory: &Path) -> Result<Vec<Step>, Error> {
     let expectations = working_copy::read(&directory.join("expected"))?;
-    let additions = working_copy::read(directory)?;
-    let additions = additions.into_iter().filter(|(name, _)| is_yaml(name));
     let mut files = working_copy::read(&base(directory))?;
-    let title = "no policy: everything is allowed".to_owned();
+    let title = expectations.get("1.txt").and_then(|content| first_comment(content)).unwrap_or_default();
     let expected = expectation(directory, &expectations, 1)?;
     let mut steps = vec![Step { title, file: None, files: files.clone(), expected }];
-    for (number, (name, content)) in (2..).zip(additions) {
-        let title = first_comment(&content).unwrap_or_else(|| name.clone());
-        files.insert(name.clone(), content);
+    for (number, (name, additions)) in (2..).zip(additions(directory)?) {
+        let title = additions.values().next().and_then(|content| first_comment(content));
+        files.extend(additions);
         let expected = expectation(directory, &expectations, number)?;
+        let title = title.unwrap_or_else(|| name.clone());
         steps.push(Step { title, file: Some(name), files: files.clone(), expected });
     }
     Ok(steps)
+}
+
+/// What each step adds, in order, by the name of its file or folder.
+fn additions(directory: &Path) -> Result<Vec<(String, Files)>, Error> {
+    let files = working_copy::read(directory)?.into_iter().filter(|(name, _)| is_yaml(name));
+    let mut steps: Vec<(String, Files)> =
+        files.map(|(name, content)| (name.clone(), Files::from([(name, content)]))).collect();
+    for name in working_copy::folders(directory)?.into_iter().filter(|name| number(name).is_some()) {
+        let files = working_copy::read(&directory.join(&name))?;
+        steps.push((name, files));
+    }
+    steps.sort_by(|(a, _), (b, _)| (number(a), a).cmp(&(number(b), b)));
+    Ok(steps)
+}
+
+/// The number that a step's name begins with.
+fn number(name: &str) -> Option<u32> {
+    let digits = name.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(name.len());
+    name[..digits].parse().ok()
 }
 
 fn expectation(directory: &Path, expectations: &Files, step: usize) -> Result<Matrix, Error> {
@@ -93,4 +115,38 @@ fn first_comment(content: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let comment = text.lines().next()?.strip_prefix('#')?.trim();
     Some(comment.trim_end_matches('.').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number, read};
+
+    #[test]
+    fn steps_are_files_and_folders_in_the_order_of_their_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("base/a.yaml", "a: 1");
+        write("2-file.yaml", "# Second.\nb: 2");
+        write("10-last.yaml", "no: title");
+        write("9-folder/a.yaml", "# Nothing is left of a.\n");
+        write("README.md", "no step");
+        for (step, title) in [(1, "# First."), (2, ""), (3, ""), (4, "")] {
+            write(&format!("expected/{step}.txt"), &format!("{title}\n   x\n   a\nx/a 80/TCP  +\n"));
+        }
+        let steps = read(folder.path()).unwrap();
+        let titles: Vec<&str> = steps.iter().map(|step| &*step.title).collect();
+        assert_eq!(titles, ["First", "Second", "Nothing is left of a", "10-last.yaml"]);
+        let last: Vec<&str> = steps[3].files.keys().map(|name| &**name).collect();
+        assert_eq!(last, ["10-last.yaml", "2-file.yaml", "a.yaml"]);
+        assert_eq!(steps[3].files["a.yaml"], b"# Nothing is left of a.\n");
+    }
+
+    #[test]
+    fn only_leading_digits_are_a_number() {
+        assert_eq!(["12-x", "base", "3", "x-4"].map(number), [Some(12), None, Some(3), None]);
+    }
 }

@@ -6,7 +6,8 @@
 //! production/frontend 8080/TCP  +           +           -
 //! ```
 //!
-//! People read it, and expectations are written in it: [`parse`] reads what [`Table`] prints.
+//! `+` allowed, `-` denied, `.` no such cell: the two have no address family in common. People read it, and expectations are
+//! written in it: [`parse`] reads what [`Table`] prints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -98,7 +99,7 @@ impl Table<'_> {
         let (mark, colour) = match allowed {
             Some(true) => ("+", GREEN),
             Some(false) => ("-", RED),
-            None => (" ", DIM),
+            None => (".", DIM),
         };
         let text = format!("{:width$}", if changed { format!("{mark}*") } else { mark.to_owned() });
         let style = if changed { format!("{BOLD}{colour}") } else { colour.to_owned() };
@@ -162,9 +163,12 @@ pub fn parse(text: &str) -> Result<Matrix, ParseError> {
             let allowed = match mark {
                 "+" => true,
                 "-" => false,
-                _ => return Err(wrong("a mark is neither + nor -")),
+                "." => continue,
+                _ => return Err(wrong("a mark is none of + - .")),
             };
-            matrix.insert(key, allowed);
+            if matrix.insert(key, allowed).is_some() {
+                return Err(wrong("this cell stands further up already"));
+            }
         }
     }
     Ok(matrix)

@@ -16,6 +16,15 @@ fn what_is_printed_can_be_read() {
 }
 
 #[test]
+fn parties_without_a_family_in_common_have_no_cell() {
+    let text = "a  a\nb  c\na/c 80/TCP  .  +\na/c 80/TCP/IPv6  -  .\n";
+    let matrix = parse(text).unwrap();
+    assert_eq!(matrix.values().collect::<Vec<_>>(), [&false, &true]);
+    let printed = Table { matrix: &matrix, before: None, colours: false, width: 100 }.to_string();
+    assert_eq!(parse(&printed).unwrap(), matrix);
+}
+
+#[test]
 fn changes_are_marked() {
     let matrix = parse(TEXT).unwrap();
     let mut before = matrix.clone();
@@ -39,4 +48,6 @@ fn mistakes_are_named() {
     assert_eq!(parse(text), Err(ParseError { line: 3, reason: "not as many marks as sources" }));
     let text = "a\nb\nproduction/api 8000 +\n";
     assert_eq!(parse(text), Err(ParseError { line: 3, reason: "expected `namespace/pod port/protocol`" }));
+    let text = "a\nb\nx/y 80/TCP +\nx/y 80/TCP -\n";
+    assert_eq!(parse(text), Err(ParseError { line: 4, reason: "this cell stands further up already" }));
 }

@@ -44,6 +44,18 @@ pub fn read(directory: &Path) -> Result<Files, Error> {
     Ok(files)
 }
 
+/// Names of the folders in a directory, hidden ones left out.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn folders(directory: &Path) -> Result<Vec<String>, Error> {
+    let failed = |error| Error { step: "read", path: directory.to_owned(), error };
+    let entries = fs::read_dir(directory).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let folders = entries.into_iter().filter(|entry| entry.path().is_dir());
+    let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
+}
+
 /// The working copy.
 #[derive(Debug)]
 pub struct WorkingCopy {
