@@ -19,6 +19,8 @@ mod restart;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod story;
 #[cfg(test)]
 mod support;
