@@ -18,7 +18,7 @@ use crate::datapath::attach::Mode;
 use crate::datapath::object::Settings;
 use crate::datapath::{Datapath, ExecuteError, SetupError};
 use crate::links::{self, LinkError, Scanner, View};
-use crate::manifests::{self, Change, Source};
+use crate::manifests::{self, Change, Reading, Source};
 
 /// Everything is looked at again this often, in case an event was lost.
 const RELOOK: Duration = Duration::from_secs(30);
@@ -91,10 +91,11 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let mut relook = tokio::time::interval(RELOOK);
     info!(node = options.node, manifests = %options.manifests.display(), attach = ?options.mode, "agent is running");
 
-    controller.look().await;
+    // Without knowing the veths there is nothing to start with; later looks may fail.
+    controller.view = controller.scanner.scan().await?;
+    controller.engine.set_local_addresses(controller.view.local.iter().copied());
     controller.read(Instant::now());
     controller.settle();
-    controller.forget_earlier_agents();
     loop {
         tokio::select! {
             noticed = watch.changed() => {
@@ -143,6 +144,11 @@ struct Controller {
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
     broken_off: bool,
+    /// There may be policies that this agent has not been able to read since it started: what an earlier one enforced
+    /// stays until it has.
+    hold: bool,
+    /// What earlier agents left in the maps is still there.
+    unswept: bool,
     /// Isolated pods without a veth.
     pending: Vec<String>,
     /// When the change that is being carried out was noticed.
@@ -167,6 +173,8 @@ impl Controller {
             invalid: Vec::new(),
             failures: Vec::new(),
             broken_off: false,
+            hold: true,
+            unswept: true,
             pending: Vec::new(),
             noticed: None,
             enforced_in: Duration::ZERO,
@@ -189,7 +197,8 @@ impl Controller {
     fn read(&mut self, noticed: Instant) {
         // A file written while we read makes an event of its own: then the digest is read again, too.
         let digest = manifests::digest(self.source.folder()).unwrap_or_default();
-        let (changes, errors) = self.source.read();
+        let Reading { changes, errors, incomplete } = self.source.read();
+        self.hold &= incomplete;
         for change in &changes {
             debug!(?change, "manifest changed");
         }
@@ -207,6 +216,11 @@ impl Controller {
         if invalid.is_empty() && !self.invalid.is_empty() {
             info!("all manifests are valid again");
         }
+        if self.hold && invalid != self.invalid {
+            warn!(
+                "not all manifests could be read: what an earlier agent enforced stays as it is until they can"
+            );
+        }
         self.invalid = invalid;
         self.digest = digest;
     }
@@ -219,7 +233,7 @@ impl Controller {
             failures.push(error.to_string());
         }
         let (wanted, pending) = wanted::wanted(&self.engine, &self.view.veths);
-        failures.extend(self.datapath.reconcile(&wanted).iter().map(ToString::to_string));
+        failures.extend(self.datapath.reconcile(&wanted, self.hold).iter().map(ToString::to_string));
         self.pending = pending.iter().map(ToString::to_string).collect();
         for message in failures.iter().filter(|message| !self.failures.contains(message)) {
             error!("{message}; trying again");
@@ -237,17 +251,12 @@ impl Controller {
             self.failures.push(error.to_string());
             error!("{error}; trying again");
         }
+        self.forget_earlier_agents();
     }
 
     fn enforce(&mut self) -> Result<(), ExecuteError> {
         let plan = if self.broken_off {
-            match self.datapath.recorded() {
-                Ok(recorded) => self.engine.recover(&recorded),
-                Err(error) => {
-                    warn!(%error, "the maps cannot be read; trying again");
-                    return Ok(());
-                }
-            }
+            self.engine.recover(&self.datapath.recorded()?)
         } else {
             self.engine.plan()
         };
@@ -258,10 +267,11 @@ impl Controller {
     }
 
     fn forget_earlier_agents(&mut self) {
-        if !self.failures.is_empty() {
-            // Something may still lean on what they left. It does no harm; the next start sweeps.
+        if !self.unswept || self.hold || !self.failures.is_empty() {
+            // Something may still lean on what they left.
             return;
         }
+        self.unswept = false;
         match self.datapath.sweep(&self.engine.tables()) {
             Ok(0) => {}
             Ok(entries) => info!(entries, "removed what an earlier agent left in the maps"),
@@ -287,7 +297,7 @@ impl Controller {
             attach: format!("{:?}", self.datapath.endpoints().mode()).to_lowercase(),
             digest: self.digest.clone(),
             generation: self.datapath.generation(),
-            ready: self.failures.is_empty() && self.pending.is_empty(),
+            ready: self.failures.is_empty() && self.pending.is_empty() && !self.hold,
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,
             pending: self.pending.clone(),
             endpoints: endpoints.collect(),

@@ -75,6 +75,9 @@ pub enum ExecuteError {
     /// Endpoints.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// Reading back what the maps hold.
+    #[error("reading the maps: {0}")]
+    Read(#[from] MapError),
 }
 
 /// Everything this agent has in the kernel.
@@ -173,10 +176,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// Makes the veths carry what they are to. Returns what failed.
-    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Vec<ExecuteError> {
+    /// Makes the veths carry what they are to. Returns what failed. With `hold`, veths that an earlier agent left with
+    /// programs keep them as they are: for when it is not known yet what they should carry.
+    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>, hold: bool) -> Vec<ExecuteError> {
         let epoch = self.writer.epoch();
-        let (changed, errors) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted);
+        let (changed, errors) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
         let mut errors: Vec<ExecuteError> = errors.into_iter().map(Into::into).collect();
         if changed {
             // What passed under the classes a veth had before is to be judged by those it has now.
@@ -193,6 +197,8 @@ impl Datapath {
     ///
     /// The kernel refused a write.
     pub fn sweep(&mut self, wanted: &Tables) -> Result<usize, ExecuteError> {
+        // Packets on their way may still be judged by what earlier agents' veths referred to.
+        grace::wait();
         let wanted = |subject, peer| wanted.verdicts.contains_key(&(subject, peer));
         Ok(self.writer.sweep(&mut self.maps, wanted)?)
     }
@@ -202,7 +208,7 @@ impl Datapath {
     /// # Errors
     ///
     /// A map cannot be read.
-    pub fn recorded(&self) -> Result<Tables, MapError> {
+    pub fn recorded(&self) -> Result<Tables, ExecuteError> {
         let subjects = self.endpoints.carried().values().filter_map(|carried| {
             let subject = Subject { ingress: carried.ingress, egress: carried.egress, addresses: Vec::new() };
             Some((carried.pod.clone()?, subject))

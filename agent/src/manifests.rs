@@ -19,7 +19,7 @@ use postern_policy::model::Object;
 
 pub use self::digest::digest;
 pub use self::error::ManifestError;
-pub use self::source::{Change, Source};
+pub use self::source::{Change, Reading, Source};
 pub use self::watch::watch;
 
 /// What a folder holds.
@@ -39,7 +39,7 @@ pub struct Loaded {
 /// be meant, and names used twice.
 pub fn load(folder: &Path) -> Result<Loaded, Vec<ManifestError>> {
     let mut source = Source::new(folder);
-    let (_, errors) = source.read();
+    let errors = source.read().errors;
     let lab = lab::load(folder);
     match (errors.is_empty(), lab) {
         (true, Ok(lab)) => Ok(Loaded { objects: source.into_objects(), lab }),

@@ -70,14 +70,14 @@ fn attach_to(interface: &str, mode: Mode) -> Result<()> {
     let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, Settings::default())?;
     let mut wanted: BTreeMap<u32, Wanted> = datapath.endpoints().left_behind().collect();
     wanted.insert(ifindex, Wanted::open(interface.to_owned()));
-    report(datapath.reconcile(&wanted)).with_context(|| format!("attaching to {interface}"))?;
+    report(datapath.reconcile(&wanted, false)).with_context(|| format!("attaching to {interface}"))?;
     println!("attached to {interface}; `postern load --detach` takes the programs off");
     Ok(())
 }
 
 fn detach_all(mode: Mode) -> Result<()> {
     let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, Settings::default())?;
-    report(datapath.reconcile(&BTreeMap::new()))?;
+    report(datapath.reconcile(&BTreeMap::new(), false))?;
     drop(datapath);
     std::fs::remove_dir_all(PINS).with_context(|| format!("removing {PINS}"))?;
     println!("detached");

@@ -150,7 +150,7 @@ impl Endpoints {
     }
 
     /// Makes the veths carry what they are to: attaches, changes and takes off. Goes on after errors; what failed is
-    /// tried again by the next call.
+    /// tried again by the next call. With `hold`, what an earlier agent left stays just as it is.
     ///
     /// Returns whether anything changed, and what failed.
     pub fn reconcile(
@@ -159,11 +159,12 @@ impl Endpoints {
         maps: &mut Maps,
         epoch: u32,
         wanted: &BTreeMap<u32, Wanted>,
+        hold: bool,
     ) -> (bool, Vec<EndpointError>) {
         let mut changed = false;
         let mut errors = Vec::new();
         for (ifindex, want) in wanted {
-            if self.carried.get(ifindex) == Some(want) {
+            if self.carried.get(ifindex) == Some(want) || (hold && self.adopted.contains(ifindex)) {
                 continue;
             }
             match self.put(ebpf, maps, epoch, *ifindex, want) {
@@ -175,7 +176,8 @@ impl Endpoints {
                 Err(error) => errors.push(error),
             }
         }
-        let leaving: Vec<u32> = self.carried.keys().chain(&self.adopted).copied().collect();
+        let adopted = self.adopted.iter().filter(|_| !hold);
+        let leaving: Vec<u32> = self.carried.keys().chain(adopted).copied().collect();
         for ifindex in leaving.into_iter().filter(|ifindex| !wanted.contains_key(ifindex)) {
             match self.take_off(maps, epoch, ifindex) {
                 Ok(()) => changed = true,

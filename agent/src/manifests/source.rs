@@ -18,6 +18,17 @@ pub enum Change {
     Delete(ObjectRef),
 }
 
+/// What reading the folder gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// What changed.
+    pub changes: Vec<Change>,
+    /// What is wrong.
+    pub errors: Vec<ManifestError>,
+    /// Something could not be read that has no last good version: the objects known are not all there are.
+    pub incomplete: bool,
+}
+
 /// One object as it is held.
 #[derive(Debug, Clone)]
 struct Held {
@@ -58,38 +69,39 @@ impl Source {
     /// 2. a broken object whose name can be told: its last good version stays; without one, a broken policy isolates
     ///    the pods that its metadata and `podSelector` still name;
     /// 3. a document whose name cannot be told: whatever its file held before and does not hold now stays.
-    pub fn read(&mut self) -> (Vec<Change>, Vec<ManifestError>) {
-        let mut errors = Vec::new();
+    pub fn read(&mut self) -> Reading {
+        let mut reading = Reading::default();
         let files = match files(&self.folder) {
             Ok(files) => files,
             Err(error) => {
                 let error =
                     ManifestError::Unreadable { path: self.folder.clone(), message: error.to_string() };
-                return (Vec::new(), vec![error]);
+                return Reading { errors: vec![error], incomplete: true, ..reading };
             }
         };
         let mut next = BTreeMap::new();
         for file in files.iter().filter(|file| file.file_name().is_none_or(|name| name != lab::FILE)) {
             match std::fs::read_to_string(file) {
-                Ok(text) => self.read_file(file, &text, &mut next, &mut errors),
+                Ok(text) => self.read_file(file, &text, &mut next, &mut reading),
                 Err(error) => {
-                    errors.push(ManifestError::Unreadable { path: file.clone(), message: error.to_string() });
+                    let error = ManifestError::Unreadable { path: file.clone(), message: error.to_string() };
+                    reading.errors.push(error);
+                    reading.incomplete = true;
                     self.keep_all_of(file, &mut next);
                 }
             }
         }
-        add_namespaces(&mut next, &errors);
-        let mut changes = Vec::new();
+        add_namespaces(&mut next, &reading.errors);
         for reference in self.held.keys().filter(|reference| !next.contains_key(*reference)) {
-            changes.push(Change::Delete(reference.clone()));
+            reading.changes.push(Change::Delete(reference.clone()));
         }
         for (reference, held) in &next {
             if self.held.get(reference).is_none_or(|before| before.object != held.object) {
-                changes.push(Change::Apply(held.object.clone()));
+                reading.changes.push(Change::Apply(held.object.clone()));
             }
         }
         self.held = next;
-        (changes, errors)
+        reading
     }
 
     fn read_file(
@@ -97,13 +109,18 @@ impl Source {
         file: &Path,
         text: &str,
         next: &mut BTreeMap<ObjectRef, Held>,
-        errors: &mut Vec<ManifestError>,
+        reading: &mut Reading,
     ) {
         let mut nameless = false;
         for (index, parsed) in document::parse(text).into_iter().enumerate() {
             let document = index + 1;
             let mut invalid = |object: Option<ObjectRef>, message: String| {
-                errors.push(ManifestError::Invalid { file: file.to_owned(), document, object, message });
+                reading.errors.push(ManifestError::Invalid {
+                    file: file.to_owned(),
+                    document,
+                    object,
+                    message,
+                });
             };
             let object = match parsed {
                 Document::Other => continue,
@@ -125,14 +142,17 @@ impl Source {
                     };
                     nameless |= object.is_none();
                     invalid(object, format!("{message}; {fate}"));
-                    let Some(object) = last_good.or(isolation.map(Object::NetworkPolicy)) else { continue };
+                    let Some(object) = last_good.or(isolation.map(Object::NetworkPolicy)) else {
+                        reading.incomplete = true;
+                        continue;
+                    };
                     object
                 }
             };
             let reference = object.reference();
             if let Some(first) = next.get(&reference) {
                 let (file, first) = (file.to_owned(), first.file.clone());
-                errors.push(ManifestError::Duplicate { file, document, object: reference, first });
+                reading.errors.push(ManifestError::Duplicate { file, document, object: reference, first });
                 continue;
             }
             next.insert(reference, Held { object, file: file.to_owned() });

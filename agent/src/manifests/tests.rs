@@ -8,7 +8,7 @@ use postern_policy::model::{
 };
 use tempfile::TempDir;
 
-use super::{Change, ManifestError, Source, digest, load};
+use super::{Change, ManifestError, Reading, Source, digest, load};
 
 const POD: &str = "
 apiVersion: v1
@@ -52,7 +52,7 @@ impl Folder {
     }
 
     fn read(&mut self) -> (Vec<Change>, Vec<String>) {
-        let (changes, errors) = self.source.read();
+        let Reading { changes, errors, .. } = self.source.read();
         // The folder's own path is of no interest.
         let prefix = format!("{}/", self.path().display());
         (changes, errors.iter().map(|error| error.to_string().replace(&prefix, "")).collect())
@@ -133,6 +133,7 @@ fn what_a_file_held_stays_while_nobody_can_tell_what_it_holds() {
     let mut folder = Folder::new(&[("a.yaml", POLICY), ("b.yaml", POD)]);
     let _ = folder.read();
     folder.write("a.yaml", "kind: [unclosed");
+    assert!(folder.source.read().incomplete, "there may be more than was ever seen");
     let (changes, errors) = folder.read();
     assert_eq!(changes, vec![], "the policy stays");
     assert!(errors[0].contains("what this file held before stays"), "{}", errors[0]);
@@ -263,9 +264,10 @@ fn a_folder_that_is_not_there_keeps_everything() {
     let _ = folder.read();
     let moved = folder.path().with_extension("moved");
     fs::rename(folder.path(), &moved).unwrap();
-    let (changes, errors) = folder.source.read();
+    let Reading { changes, errors, incomplete } = folder.source.read();
     fs::rename(&moved, folder.path()).unwrap();
     assert_eq!(changes, vec![]);
+    assert!(incomplete);
     assert!(matches!(&errors[..], [ManifestError::Unreadable { .. }]), "{errors:?}");
 }
 
