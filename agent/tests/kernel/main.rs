@@ -4,9 +4,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod agreement;
 mod connections;
 mod frames;
+mod node;
 mod ports;
+mod programs;
 mod reasons;
 mod related;
+mod replacing;
 mod rig;
+mod traffic;

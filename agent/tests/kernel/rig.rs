@@ -16,11 +16,11 @@ use postern_policy::model::{NamespacedName, Object, ObjectRef};
 use postern_policy::{Engine, Scope};
 
 /// Test runs show packets on the loopback device unless told otherwise.
-const IFINDEX: u32 = 1;
+pub(crate) const IFINDEX: u32 = 1;
 /// `TC_ACT_SHOT`
-const SHOT: i32 = 2;
+pub(crate) const SHOT: i32 = 2;
 /// `TC_ACT_UNSPEC`, which is `TCX_NEXT` too.
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 
 /// Loaded programs that guard one pod.
 pub(crate) struct Rig {
