@@ -19,8 +19,9 @@ use crate::prober::{Outcome, Reply, Request, Target};
 
 /// Probes started per second, over all sources. What two cores do with ease.
 const PROBES_PER_SECOND: usize = 8_000;
+/// The second is longer than the kernel takes to ask again for a neighbour (1 s): one lost ARP packet is no denial.
 const PATIENCE: [Duration; 3] =
-    [Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
+    [Duration::from_millis(300), Duration::from_millis(1200), Duration::from_secs(2)];
 
 /// Observation failed: the lab's fault, never policy's.
 #[derive(Debug, thiserror::Error)]

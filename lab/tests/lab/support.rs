@@ -71,8 +71,20 @@ pub(crate) fn engine(files: &Files) -> Matrix {
 pub(crate) async fn check(lab: &mut Lab, files: &Files, when: &str) -> (Applied, Matrix) {
     let applied = lab.apply(files).await.unwrap();
     let observed = lab.observe().await.unwrap().matrix;
-    assert_same(&engine(files), &observed, when);
+    let expected = engine(files);
+    if !differences(&expected, &observed).is_empty() {
+        tell(lab).await;
+    }
+    assert_same(&expected, &observed, when);
     (applied, observed)
+}
+
+/// Prints what helps to understand a failure: each agent's status and log, and what its maps hold.
+async fn tell(lab: &mut Lab) {
+    for agent in lab.agents_mut() {
+        println!("agent of {}: {:#?}\n{}", agent.node(), agent.status(), agent.log());
+    }
+    println!("{:#?}", lab.dump().await);
 }
 
 pub(crate) fn assert_same(expected: &Matrix, observed: &Matrix, when: &str) {
