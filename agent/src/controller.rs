@@ -246,7 +246,7 @@ impl Controller {
             let milliseconds = format_args!("{:.2}", self.enforced_in.as_secs_f64() * 1e3);
             info!(%milliseconds, generation = self.datapath.generation(), "change is enforced");
         }
-        if let Err(error) = self.datapath.collect() {
+        if let Err(error) = self.datapath.finish() {
             self.broken_off = true;
             self.failures.push(error.to_string());
             error!("{error}; trying again");
@@ -261,7 +261,7 @@ impl Controller {
             self.engine.plan()
         };
         debug!(actions = plan.steps.len(), "carrying out a plan");
-        self.datapath.execute(&plan)?;
+        self.datapath.execute(plan)?;
         self.broken_off = false;
         Ok(())
     }

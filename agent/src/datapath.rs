@@ -11,6 +11,7 @@
 //! | [`attach`] | programs onto veths: TCX, or clsact |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | `program_log` | what the programs say, for development |
+//! | `link` | detaches pinned links at once |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
 pub mod attach;
@@ -18,6 +19,7 @@ pub mod bpffs;
 pub mod encode;
 pub mod endpoints;
 mod grace;
+mod link;
 pub mod maps;
 pub mod object;
 mod program_log;
@@ -86,8 +88,8 @@ pub struct Datapath {
     maps: Maps,
     writer: Writer,
     endpoints: Endpoints,
-    /// Removals of verdicts that only packets already on their way may still look up.
-    condemned: Vec<Action>,
+    /// The rest of the last plan, from where packets already on their way must have been judged first.
+    rest: Vec<Action>,
 }
 
 impl Datapath {
@@ -106,7 +108,7 @@ impl Datapath {
         let (writer, first_class) = Writer::begin(&mut maps)?;
         let endpoints = Endpoints::begin(mode, pins, &maps)
             .map_err(|source| SetupError::Links { path: pins.to_owned(), source })?;
-        Ok((Self { ebpf, maps, writer, endpoints, condemned: Vec::new() }, first_class))
+        Ok((Self { ebpf, maps, writer, endpoints, rest: Vec::new() }, first_class))
     }
 
     /// Passes what the programs say on to the agent's log; they say something only with [`Settings::debug`].
@@ -130,48 +132,69 @@ impl Datapath {
         self.writer.generation()
     }
 
-    /// Carries out a plan, action by action. Verdicts that nothing refers to any more are condemned, and go with the
-    /// next [`collect`](Self::collect).
+    /// Carries out a plan as far as it can without waiting for packets on their way: up to there, all that policy
+    /// changes is enforced. The rest, which changes no verdict, comes with [`finish`](Self::finish).
     ///
     /// # Errors
     ///
     /// The kernel refused a write: the actions before it are done, those after it are not. [`Self::recorded`] says
     /// where that leaves the maps.
-    pub fn execute(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
-        self.collect()?;
-        let epoch = self.writer.epoch();
-        for action in &plan.steps {
-            match action {
-                Action::SetSubject { pod, subject } => {
-                    let classes = (subject.ingress, subject.egress);
-                    self.endpoints.set_classes(&mut self.maps, epoch, pod, classes)?;
+    pub fn execute(&mut self, plan: Plan) -> Result<(), ExecuteError> {
+        self.finish()?;
+        let mut hazard = Hazard::default();
+        let mut steps = plan.steps.into_iter();
+        while let Some(action) = steps.next() {
+            if hazard.precedes(&action) {
+                self.rest.push(action);
+                self.rest.extend(steps);
+                if self.rest.contains(&Action::AdvanceGeneration) {
+                    // Established flows need not wait for the rest.
+                    self.act(&Action::AdvanceGeneration)?;
                 }
-                Action::RemoveSubject { pod } => {
-                    let open = (ClassId::NOT_ISOLATED, ClassId::NOT_ISOLATED);
-                    self.endpoints.set_classes(&mut self.maps, epoch, pod, open)?;
-                }
-                Action::RemoveVerdict { .. } => self.condemned.push(action.clone()),
-                other => self.writer.execute(&mut self.maps, other)?,
+                return Ok(());
             }
+            self.act(&action)?;
+            hazard.note(&action);
         }
         Ok(())
     }
 
-    /// Removes condemned verdicts, once every packet that may have read a class before it was flipped has been judged:
-    /// a packet that found its class but not its verdict any more would be dropped for nothing.
+    /// Carries out the rest of the last plan, waiting for packets on their way where it must.
     ///
-    /// Takes a few milliseconds where there is something to remove; nobody waits for what it does.
+    /// Takes some milliseconds where there is a rest; nobody waits for what it does.
     ///
     /// # Errors
     ///
-    /// The kernel refused a write. What is left goes with the next [recovery](Self::recorded).
-    pub fn collect(&mut self) -> Result<(), ExecuteError> {
-        if self.condemned.is_empty() {
+    /// As [`execute`](Self::execute).
+    pub fn finish(&mut self) -> Result<(), ExecuteError> {
+        if self.rest.is_empty() {
             return Ok(());
         }
         grace::wait();
-        for action in std::mem::take(&mut self.condemned) {
-            self.writer.execute(&mut self.maps, &action)?;
+        let mut hazard = Hazard::default();
+        for action in std::mem::take(&mut self.rest) {
+            if hazard.precedes(&action) {
+                grace::wait();
+                hazard = Hazard::default();
+            }
+            self.act(&action)?;
+            hazard.note(&action);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), ExecuteError> {
+        let epoch = self.writer.epoch();
+        match action {
+            Action::SetSubject { pod, subject } => {
+                let classes = (subject.ingress, subject.egress);
+                self.endpoints.set_classes(&mut self.maps, epoch, pod, classes)?;
+            }
+            Action::RemoveSubject { pod } => {
+                let open = (ClassId::NOT_ISOLATED, ClassId::NOT_ISOLATED);
+                self.endpoints.set_classes(&mut self.maps, epoch, pod, open)?;
+            }
+            other => self.writer.execute(&mut self.maps, other)?,
         }
         Ok(())
     }
@@ -203,12 +226,14 @@ impl Datapath {
         Ok(self.writer.sweep(&mut self.maps, wanted)?)
     }
 
-    /// What the maps really hold, in the engine's terms: where to go on after a failure.
+    /// What the maps really hold, in the engine's terms: where to go on after a failure. The rest of the last plan is
+    /// given up: the next one starts from here.
     ///
     /// # Errors
     ///
     /// A map cannot be read.
-    pub fn recorded(&self) -> Result<Tables, ExecuteError> {
+    pub fn recorded(&mut self) -> Result<Tables, ExecuteError> {
+        self.rest.clear();
         let subjects = self.endpoints.carried().values().filter_map(|carried| {
             let subject = Subject { ingress: carried.ingress, egress: carried.egress, addresses: Vec::new() };
             Some((carried.pod.clone()?, subject))
@@ -218,5 +243,36 @@ impl Datapath {
             peers: tables::read_peers(&self.maps, self.writer.epoch())?,
             verdicts: tables::read_verdicts(&self.maps)?,
         })
+    }
+}
+
+/// What was flipped since packets on their way were last waited for. A packet reads its pod's class, then its peer's,
+/// then the verdict of the two; each of these may be from before a flip.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hazard {
+    subject: bool,
+    peer: bool,
+}
+
+impl Hazard {
+    /// Whether packets on their way must have been judged before an action:
+    ///
+    /// 1. peers, after pods were flipped: a packet with its pod's old class would meet a peer class that was made for
+    ///    the new one alone;
+    /// 2. a verdict's removal, after anything was flipped: a packet with the old classes would not find it.
+    fn precedes(self, action: &Action) -> bool {
+        match action {
+            Action::SetPeer { .. } | Action::RemovePeer { .. } => self.subject,
+            Action::RemoveVerdict { .. } => self.subject || self.peer,
+            _ => false,
+        }
+    }
+
+    fn note(&mut self, action: &Action) {
+        match action {
+            Action::SetSubject { .. } | Action::RemoveSubject { .. } => self.subject = true,
+            Action::SetPeer { .. } | Action::RemovePeer { .. } => self.peer = true,
+            _ => {}
+        }
     }
 }

@@ -9,6 +9,7 @@ use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4,
 use crate::frame::Unreadable;
 use crate::maps::{FLOWS4, FLOWS6, PEERS4, PEERS6, PREFIXES4, PREFIXES6};
 use crate::parse::{self, Packet};
+use crate::steady;
 
 /// An address of one family.
 pub trait Address: Copy + Default + PartialEq {
@@ -91,10 +92,8 @@ macro_rules! address_family {
 
             #[inline(always)]
             fn peer(self, epoch: u32) -> Option<Peer> {
-                // SAFETY: entries are replaced by the agent as a whole; a torn read of class and flags is not possible,
-                // since both are read from one 8-byte value that the kernel copies before it publishes the element.
-                if let Some(peer) = unsafe { $peers.get($peer { epoch, address: self }) } {
-                    return Some(*peer);
+                if let Some(peer) = steady::read(|| $peers.get_ptr($peer { epoch, address: self })) {
+                    return Some(peer);
                 }
                 let address = $prefix { epoch: epoch.to_be_bytes(), address: self };
                 $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()

@@ -17,6 +17,7 @@ use crate::fragment;
 use crate::frame::{self, Unreadable};
 use crate::maps::{ENDPOINTS, STATE};
 use crate::parse::{self, Fragment, Packet, ethertype};
+use crate::steady;
 use crate::verdict;
 
 /// Judges one packet:
@@ -37,8 +38,7 @@ pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
 fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
     // SAFETY: the context of a running program is valid.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // SAFETY: the agent replaces an endpoint as a whole.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(ifindex) }) else {
+    let Some(endpoint) = &steady::read(|| ENDPOINTS.get_ptr(ifindex)) else {
         return Reason::NoEndpoint;
     };
     if endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED {

@@ -20,6 +20,7 @@ mod fragment;
 mod frame;
 mod maps;
 mod parse;
+mod steady;
 mod verdict;
 
 use aya_ebpf::macros::classifier;

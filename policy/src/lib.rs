@@ -13,7 +13,6 @@
 //! | [`matrix`] | objects | who reaches whom, through the engine's tables |
 //! | [`reference`] | objects | the same answer straight from the API's words, for tests to compare with |
 //! | `testkit` (a feature) | nothing | random clusters, dense in corner cases, and builders |
-//! | `testkit` (feature) | nothing | random clusters, dense in corner cases |
 
 pub mod engine;
 pub mod matrix;

@@ -13,6 +13,8 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 
+use super::link;
+
 /// clsact filters of this priority are ours.
 const PRIORITY: u16 = 0x7050;
 /// clsact filters of this handle are ours.
@@ -180,11 +182,18 @@ fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), At
 /// The kernel refused.
 pub fn detach(mode: Mode, links: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
     match mode {
-        Mode::Tcx => match std::fs::remove_file(spot.pin(links)) {
-            // The pin was the last reference: the kernel detaches.
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(spot.link_failed(error)),
-            _ => Ok(()),
-        },
+        Mode::Tcx => {
+            let pin = spot.pin(links);
+            match link::detach(&pin) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                // The veth went first, and took the link off with it.
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                    return Err(spot.link_failed(error));
+                }
+                _ => {}
+            }
+            std::fs::remove_file(pin).map_err(|error| spot.link_failed(error))
+        }
         Mode::Clsact => match spot.filter() {
             Ok(filter) => {
                 drop(filter);

@@ -92,7 +92,7 @@ pub struct Endpoints {
     /// Where TCX links are pinned.
     links: PathBuf,
     carried: BTreeMap<u32, Wanted>,
-    /// Veths that an earlier agent left with programs, not gone over yet.
+    /// Veths that may have programs, left by an earlier agent or by an attempt that failed half way.
     adopted: BTreeSet<u32>,
 }
 
@@ -169,11 +169,14 @@ impl Endpoints {
             }
             match self.put(ebpf, maps, epoch, *ifindex, want) {
                 Ok(()) => changed = true,
-                Err(EndpointError::Attach(AttachError::Gone(_))) => {
-                    // Deleted between our look and our hand; the next look will not show it.
-                    let _ = maps.endpoints.remove(ifindex);
+                Err(error) => {
+                    // One of the two programs may be on: whatever comes next, it must not be forgotten.
+                    self.adopted.insert(*ifindex);
+                    // Deleted between our look and our hand is no error; the next look will not show it.
+                    if !matches!(error, EndpointError::Attach(AttachError::Gone(_))) {
+                        errors.push(error);
+                    }
                 }
-                Err(error) => errors.push(error),
             }
         }
         let adopted = self.adopted.iter().filter(|_| !hold);
