@@ -96,11 +96,16 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     controller.engine.set_local_addresses(controller.view.local.iter().copied());
     controller.read(Instant::now());
     controller.settle();
+    controller.publish();
     loop {
         tokio::select! {
             noticed = watch.changed() => {
                 controller.read(noticed);
                 controller.settle();
+                // Policy does not wait for this; whoever asks whether all is enforced must.
+                controller.look().await;
+                controller.settle();
+                controller.publish();
             }
             () = monitor.changed() => {
                 controller.look().await;
@@ -110,6 +115,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 controller.look().await;
                 controller.read(Instant::now());
                 controller.settle();
+                controller.publish();
             }
             () = tokio::time::sleep(RETRY), if !controller.failures.is_empty() => {
                 controller.look().await;
@@ -138,8 +144,10 @@ struct Controller {
     scanner: Scanner,
     view: View,
     source: Source,
-    /// Fingerprint of what was last read, and what was wrong with it.
+    /// Fingerprint of what was last read, and of what is enforced on every veth seen since.
+    read: String,
     digest: String,
+    /// What was wrong with what was read.
     invalid: Vec<String>,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
@@ -169,6 +177,7 @@ impl Controller {
             scanner: Scanner::open()?,
             view: View::default(),
             source: Source::new(&options.manifests),
+            read: String::new(),
             digest: String::new(),
             invalid: Vec::new(),
             failures: Vec::new(),
@@ -222,7 +231,12 @@ impl Controller {
             );
         }
         self.invalid = invalid;
-        self.digest = digest;
+        self.read = digest;
+    }
+
+    /// Says that what was read is enforced.
+    fn publish(&mut self) {
+        self.digest.clone_from(&self.read);
     }
 
     /// Carries out what follows from all that was read and seen.

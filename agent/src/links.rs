@@ -22,6 +22,10 @@ pub struct Veth {
     pub interface: String,
     /// Addresses of the other end, link-local IPv6 ones left out: every interface has one.
     pub addresses: Vec<IpAddr>,
+    /// The node itself is on a network behind this veth: its own address here has a prefix shorter than the address, as
+    /// nodes have that are containers themselves. What CNI plugins give the host side of a pod's veth, if anything, is
+    /// a single address.
+    pub uplink: bool,
 }
 
 /// What one look at the kernel shows.

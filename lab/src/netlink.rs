@@ -172,9 +172,11 @@ impl Netlink {
         message.header.index = index;
         message.attributes.push(AddressAttribute::Address(address.addr()));
         message.attributes.push(AddressAttribute::Local(address.addr()));
+        let mut flags = AddressFlags::Noprefixroute;
         if address.addr().is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            flags |= AddressFlags::Nodad;
         }
+        message.attributes.push(AddressAttribute::Flags(flags));
         let request = format!("address add {address} dev {index}");
         self.send(request, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }

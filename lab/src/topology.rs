@@ -21,6 +21,8 @@ mod pod;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use postern_policy::model::{NamespacedName, Pod};
 
 use crate::netlink::{self, End, Mac, Netlink, Route};
@@ -275,7 +277,9 @@ fn set_up_host(netns: &Netns, addresses: &[IpAddr]) -> Result<Netlink, Error> {
     netlink.set_up(1)?;
     netlink.set_up(ETH0)?;
     for address in addresses {
-        netlink.add_address(ETH0, host(*address))?;
+        // As a host has it on its network; the routes are the lab's own, address by address.
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        netlink.add_address(ETH0, IpNet::new_assert(*address, length))?;
     }
     Ok(netlink)
 }

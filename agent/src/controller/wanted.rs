@@ -15,7 +15,8 @@ use crate::links::Veth;
 /// 1. A veth with an address of exactly one pod is that pod's: its classes, or nothing where no policy isolates it.
 /// 2. With addresses of several pods, it cannot be judged: quarantine, until the objects agree again.
 /// 3. With no pod's address: quarantine while an isolated pod could be behind it, that is, while one has no address
-///    yet, or has one that no veth shows and the veth itself has none yet. Else it is no business of ours.
+///    yet, or has one that no veth shows and the veth itself has none yet. Else, and for the node's own uplink, it is
+///    no business of ours.
 pub(super) fn wanted(engine: &Engine, veths: &[Veth]) -> (BTreeMap<u32, Wanted>, Vec<NamespacedName>) {
     let pods: Vec<LocalPod> = engine.local_pods().collect();
     let owners = owners(&pods);
@@ -41,7 +42,8 @@ pub(super) fn wanted(engine: &Engine, veths: &[Veth]) -> (BTreeMap<u32, Wanted>,
                 subject.is_isolated().then(|| Wanted::subject(interface(), pod.id.clone(), subject))
             }
             [] => {
-                let may_be_ours = unaddressed || (veth.addresses.is_empty() && !hidden.is_empty());
+                let may_be_ours =
+                    !veth.uplink && (unaddressed || (veth.addresses.is_empty() && !hidden.is_empty()));
                 may_be_ours.then(|| Wanted::quarantine(interface()))
             }
             _ => {

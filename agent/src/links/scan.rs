@@ -1,6 +1,7 @@
 //! One look at all links and addresses.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -45,8 +46,14 @@ impl Scanner {
         let failed = |what| move |source| LinkError::Request { what, source: Box::new(source) };
         let mut view = View::default();
         let mut addresses = self.handle.address().get().execute();
+        let mut uplinks = BTreeSet::new();
         while let Some(message) = addresses.try_next().await.map_err(failed("the node's addresses"))? {
-            view.local.extend(address(&message));
+            let Some(address) = address(&message) else { continue };
+            let full = if address.is_ipv4() { Ipv4Addr::BITS } else { Ipv6Addr::BITS };
+            if u32::from(message.header.prefix_len) < full && !is_link_local(&address) {
+                uplinks.insert(message.header.index);
+            }
+            view.local.push(address);
         }
         let mut links = self.handle.link().get().execute();
         while let Some(message) = links.try_next().await.map_err(failed("the node's links"))? {
@@ -54,7 +61,8 @@ impl Scanner {
             let ifindex = message.header.index;
             // A namespace that went away in between has no addresses; the link is about to go too.
             let addresses = self.addresses(netns, peer).await.unwrap_or_default();
-            view.veths.push(Veth { ifindex, interface, addresses });
+            let uplink = uplinks.contains(&ifindex);
+            view.veths.push(Veth { ifindex, interface, addresses, uplink });
         }
         view.veths.sort_by_key(|veth| veth.ifindex);
         view.local.sort();
