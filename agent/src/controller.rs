@@ -117,7 +117,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 controller.settle();
                 controller.publish();
             }
-            () = tokio::time::sleep(RETRY), if !controller.failures.is_empty() => {
+            () = tokio::time::sleep_until(controller.retry.into()), if !controller.failures.is_empty() => {
                 controller.look().await;
                 controller.settle();
             }
@@ -151,6 +151,7 @@ struct Controller {
     invalid: Vec<String>,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
+    retry: Instant,
     broken_off: bool,
     /// There may be policies that this agent has not been able to read since it started: what an earlier one enforced
     /// stays until it has.
@@ -181,6 +182,7 @@ impl Controller {
             digest: String::new(),
             invalid: Vec::new(),
             failures: Vec::new(),
+            retry: Instant::now(),
             broken_off: false,
             hold: true,
             unswept: true,
@@ -253,6 +255,8 @@ impl Controller {
             error!("{message}; trying again");
         }
         self.failures = failures;
+        // A point in time, not a span: whatever else wakes the loop must not put it off.
+        self.retry = Instant::now() + RETRY;
         if self.failures.is_empty()
             && let Some(noticed) = self.noticed.take()
         {

@@ -111,11 +111,24 @@ fn network_policy(value: &Value) -> Document {
 }
 
 fn typed<T: DeserializeOwned>(value: &Value, unknown: &mut Vec<String>) -> Result<T, String> {
-    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path.to_string()));
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
     let parsed = T::deserialize(serde_ignored::Deserializer::new(deserializer, &mut note));
     parsed.map_err(|error| format!("{}: {error}", track.path()))
+}
+
+/// `spec.?.ingress.?.0.form`, as `serde_ignored` writes it, in the form that everything else has: `spec.ingress[0].form`.
+fn field_path(path: &str) -> String {
+    let mut field = String::new();
+    for part in path.split('.').filter(|part| *part != "?") {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            field.extend(["[", part, "]"]);
+        } else {
+            field.extend([if field.is_empty() { "" } else { "." }, part]);
+        }
+    }
+    field
 }
 
 fn broken(value: &Value, kind: Option<&str>, message: String) -> Document {

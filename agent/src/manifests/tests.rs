@@ -208,6 +208,15 @@ fn web_selector() -> Selector {
 }
 
 #[test]
+fn a_misspelt_field_is_named_as_people_write_it() {
+    let mut folder = Folder::new(&[("a.yaml", &POLICY.replace("ports:", "prots:"))]);
+    let (_, errors) = folder.read();
+    let expected =
+        "a.yaml, document 1: NetworkPolicy shop/web: spec.ingress[0].prots: no such field in a NetworkPolicy";
+    assert!(errors[0].starts_with(expected), "{}", errors[0]);
+}
+
+#[test]
 fn parts_that_cannot_be_meant_match_nothing() {
     let broken = "
 apiVersion: networking.k8s.io/v1
