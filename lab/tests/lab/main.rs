@@ -7,9 +7,25 @@
 #[cfg(test)]
 mod address_reuse;
 #[cfg(test)]
+mod broken_policies;
+#[cfg(test)]
 mod clean_up;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod icmp;
+#[cfg(test)]
+mod inside;
+#[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod masquerade;
+#[cfg(test)]
+mod new_pods;
+#[cfg(test)]
+mod own_node;
+#[cfg(test)]
+mod path_mtu;
 #[cfg(test)]
 mod policy_changes;
 #[cfg(test)]
