@@ -128,7 +128,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(
         // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
         // worst loses one of two updates that say nearly the same.
         let flow: &mut Flow = unsafe { &mut *flow };
-        // A SYN against the flow's direction is a connection of its own, whatever its ports.
+        // A SYN or an echo request against the flow's direction starts one of its own, whatever its ports.
         if !(flow.initiator != DIRECTION && transport.starts) {
             if judge.holds(flow, pod.1, peer, packet.protocol) {
                 if related {

@@ -67,7 +67,7 @@ pub struct Transport {
     pub destination_port: u16,
     /// Belongs to a flow: TCP, UDP, SCTP, or an ICMP echo.
     pub flow: bool,
-    /// TCP: SYN without ACK, which always starts a connection.
+    /// TCP: SYN without ACK; ICMP: an echo request. Always starts a flow.
     pub starts: bool,
     /// TCP: FIN or RST.
     pub ends: bool,

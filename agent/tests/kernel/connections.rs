@@ -62,6 +62,10 @@ fn what_is_no_reply_is_judged_as_new() {
     assert_eq!(rig.gets(&tcp(DB, WEB_TO_DB, "A")), Answer(Reason::DeniedByPolicy), "ACK scan");
     assert_eq!(rig.gets(&udp(("10.0.0.9", 53), ("10.0.0.1", 5353))), Answer(Reason::DeniedByPolicy));
     assert_eq!(rig.gets(&echo("10.0.0.9", "10.0.0.1", 78, true)), Answer(Reason::DeniedByPolicy));
+    assert_eq!(rig.sends(&echo("10.0.0.1", "10.0.0.9", 79, false)), Answer(Reason::AllowedByPolicy));
+    let request = echo("10.0.0.9", "10.0.0.1", 79, false);
+    assert_eq!(rig.gets(&request), Answer(Reason::DeniedByPolicy), "a request with the identifier of ours");
+    assert_eq!(rig.gets(&echo("10.0.0.9", "10.0.0.1", 79, true)), Answer(Reason::Established));
     assert_eq!(rig.gets(&tcp(CLIENT, WEB, "S")), Answer(Reason::AllowedByPolicy));
     assert_eq!(
         rig.sends(&tcp(("10.0.0.1", 81), CLIENT, "SA")),

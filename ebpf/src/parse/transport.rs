@@ -56,7 +56,10 @@ pub fn parse(
         IPPROTO_ICMP => {
             let header: [u8; 8] = frame::read(ctx, offset)?;
             match header[0] {
-                ICMP_ECHO => echo(header, transport),
+                ICMP_ECHO => {
+                    transport.starts = true;
+                    echo(header, transport);
+                }
                 ICMP_ECHO_REPLY => {
                     transport.answers = true;
                     echo(header, transport);
@@ -69,7 +72,10 @@ pub fn parse(
         IPPROTO_ICMPV6 => {
             let header: [u8; 8] = frame::read(ctx, offset)?;
             match header[0] {
-                ICMPV6_ECHO => echo(header, transport),
+                ICMPV6_ECHO => {
+                    transport.starts = true;
+                    echo(header, transport);
+                }
                 ICMPV6_ECHO_REPLY => {
                     transport.answers = true;
                     echo(header, transport);
