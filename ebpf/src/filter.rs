@@ -26,8 +26,8 @@ use crate::verdict;
 /// 2. the frame: ARP passes, so do neighbour discovery and multicast listener messages; other ethertypes than
 ///    IPv4 and IPv6 and what cannot be parsed is dropped;
 /// 3. fragments: later ones follow the first;
-/// 4. flows: what belongs to an allowed flow passes, ICMP errors about one too; when the policy generation moved on, the flow's first direction
-///    is judged again;
+/// 4. flows: what belongs to an allowed flow passes, ICMP errors about one too; when the policy generation moved on,
+///    the flow's first direction is judged again;
 /// 5. policy: not isolated in this direction, the pod's own node, the verdict of the two classes.
 #[inline(always)]
 pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
