@@ -1,8 +1,12 @@
-//! Flows: what makes replies pass.
+//! Flows and fragments: what makes replies pass, and later fragments.
 //!
 //! A flow is keyed from its pod's point of view, so that both directions find the same entry, and by the pod's
 //! interface, so that two pods of one node that talk to each other have one each, judged on its own. An interface
 //! index never comes back while the node runs, and a flow of an older policy generation is judged again.
+//!
+//! Flows live in two places. Half-open ones have a few thousand *slots* for each veth and direction, found by a hash of
+//! the flow: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more packet, a
+//! flow moves to the table of established flows of its family, where the least recently used go first.
 
 map_types! {
     /// Key of map `FLOWS4`.
@@ -37,76 +41,134 @@ map_types! {
         pub protocol: u32 = 40,
     }
 
-    /// Value of both flow maps.
+    /// Value of both flow maps, and part of a half-open flow.
     pub struct Flow [16] {
         /// Nanoseconds of `CLOCK_MONOTONIC` after which the flow does not count any more.
         pub expires: u64 = 0,
-        /// Policy generation under which the flow was last allowed.
+        /// Policy generation under which the flow was last judged.
         pub generation: u32 = 8,
         /// Direction of its first packet (see [`crate::direction`]).
         pub initiator: u8 = 12,
         /// One of [`state`]'s constants.
         pub state: u8 = 13,
-        /// Zero.
-        pub reserved: u16 = 14,
+        /// TCP: which directions have sent a FIN, one bit each (`1 << direction`).
+        pub finished: u8 = 14,
+        /// 1: policy no longer allows it. Remembered, so that the other direction does not open it again.
+        pub denied: u8 = 15,
     }
-}
 
-map_types! {
-    /// Key of map `FRAGMENTS`: one datagram on one veth (RFC 791 3.2, RFC 8200 4.5).
-    pub struct FragmentKey [44] {
+    /// Key of maps `HALF_OPEN` and `FRAGMENTS`.
+    pub struct Slot [8] {
         /// Interface index of the host-side veth.
         pub ifindex: u32 = 0,
-        /// Source address; an IPv4 one fills the first four bytes.
-        pub source: [u8; 16] = 4,
-        /// Destination address.
-        pub destination: [u8; 16] = 20,
-        /// The fragments' identification.
-        pub identification: u32 = 36,
-        /// `IPPROTO_*`, 256 more for IPv6, and the direction from bit 16.
-        pub protocol: u32 = 40,
+        /// Number of the slot.
+        pub number: u16 = 4,
+        /// Direction of the first packet: what comes in takes no slot from what goes out.
+        pub direction: u16 = 6,
     }
 
-    /// Value of map `FRAGMENTS`: the first fragment was allowed.
-    pub struct Fragment [8] {
+    /// Value of map `HALF_OPEN`.
+    pub struct HalfOpen [56] {
+        /// How far it got.
+        pub flow: Flow = 0,
+        /// The pod's address, see [`wide`].
+        pub pod: [u64; 2] = 16,
+        /// The other side's address.
+        pub peer: [u64; 2] = 32,
+        /// The pod's port, host byte order.
+        pub pod_port: u16 = 48,
+        /// The other side's port.
+        pub peer_port: u16 = 50,
+        /// `IPPROTO_*`, [`IPV6`] more for IPv6.
+        pub protocol: u32 = 52,
+    }
+
+    /// Value of map `FRAGMENTS`: the first fragment of this datagram was allowed (RFC 791 3.2, RFC 8200 4.5).
+    pub struct Datagram [48] {
         /// Nanoseconds of `CLOCK_MONOTONIC` after which later fragments are orphans.
         pub expires: u64 = 0,
+        /// Source address, see [`wide`].
+        pub source: [u64; 2] = 8,
+        /// Destination address.
+        pub destination: [u64; 2] = 24,
+        /// The fragments' identification.
+        pub identification: u32 = 40,
+        /// `IPPROTO_*`, [`IPV6`] more for IPv6.
+        pub protocol: u32 = 44,
+    }
+
+    /// Nanoseconds without packets after which a flow does not count any more: a global of the programs, set when they
+    /// are loaded.
+    pub struct Lifetimes [40] {
+        /// TCP before it is established.
+        pub tcp_opening: u64 = 0,
+        /// TCP.
+        pub tcp_established: u64 = 8,
+        /// TCP after a RST, or a FIN from both sides.
+        pub tcp_closing: u64 = 16,
+        /// Others before they are established.
+        pub opening: u64 = 24,
+        /// Others.
+        pub established: u64 = 32,
     }
 }
 
-/// What a flow has shown so far: decides how long it lives without packets.
+impl Lifetimes {
+    /// What applies unless told otherwise.
+    pub const DEFAULT: Self = Self {
+        tcp_opening: 60 * SECOND,
+        // RFC 5382 REQ-5 asks for 2 hours 4 minutes at least.
+        tcp_established: 6 * 3600 * SECOND,
+        tcp_closing: 60 * SECOND,
+        opening: 60 * SECOND,
+        // RFC 4787 REQ-5 asks for 2 minutes at least.
+        established: 180 * SECOND,
+    };
+}
+
+/// An address of either family where both share a map: its bytes in network byte order, an IPv4 one's first and zeroes
+/// behind, taken as two words, which cost less to compare than sixteen bytes.
+#[must_use]
+pub const fn wide(address: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// What a flow has shown so far.
 pub mod state {
     /// Only the first direction has been seen.
     pub const OPENING: u8 = 0;
     /// Both directions have been seen.
-    pub const ESTABLISHED: u8 = 1;
-    /// TCP: a FIN or a RST has been seen.
-    pub const CLOSING: u8 = 2;
+    pub const ANSWERED: u8 = 1;
+    /// Both directions, and one more packet; for TCP one of the first direction.
+    pub const ESTABLISHED: u8 = 2;
+    /// TCP: a RST, or a FIN of each direction.
+    pub const CLOSING: u8 = 3;
 }
 
-/// Most flows remembered, per family: beyond it the least recently used go.
+/// Most established flows remembered, per family: beyond it the least recently used go.
 pub const MAX_FLOWS: usize = 1 << 17;
 
-/// Most datagrams in fragments at once.
-pub const MAX_FRAGMENTS: usize = 1 << 13;
+/// Half-open slots of one veth and direction; a power of two.
+pub const HALF_OPEN_SLOTS: u16 = 1 << 13;
+
+/// Most half-open flows of all veths: 64 veths and directions with every slot in use.
+pub const MAX_HALF_OPEN: usize = 1 << 19;
+
+/// Slots for datagrams in fragments of one veth and direction; a power of two.
+pub const FRAGMENT_SLOTS: u16 = 1 << 10;
+
+/// Most datagrams in fragments of all veths: 64 veths and directions with every slot in use.
+pub const MAX_FRAGMENTS: usize = 1 << 16;
 
 /// Nanoseconds that later fragments may come after the first: the kernel's own reassembly time-out (`ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30 * SECOND;
 
-/// Nanoseconds without packets after which a flow does not count any more, by [`state`].
-pub mod lifetime {
-    use super::SECOND;
+/// Nanoseconds without packets after which it is forgotten that policy denied a flow.
+pub const DENIED_LIFETIME: u64 = 180 * SECOND;
 
-    /// TCP before both sides were heard.
-    pub const TCP_OPENING: u64 = 60 * SECOND;
-    /// TCP: RFC 5382 REQ-5 asks for 2 hours 4 minutes at least.
-    pub const TCP_ESTABLISHED: u64 = 6 * 3600 * SECOND;
-    /// TCP after FIN or RST.
-    pub const TCP_CLOSING: u64 = 60 * SECOND;
-    /// Others before both sides were heard.
-    pub const OPENING: u64 = 60 * SECOND;
-    /// Others: RFC 4787 REQ-5 asks for 2 minutes at least.
-    pub const ESTABLISHED: u64 = 180 * SECOND;
-}
+/// Added to the protocol where both families share a map.
+pub const IPV6: u32 = 256;
 
-const SECOND: u64 = 1_000_000_000;
+/// One second in nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;

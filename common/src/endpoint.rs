@@ -9,17 +9,42 @@ pub const QUARANTINE: u32 = u32::MAX;
 map_types! {
     /// Value of map `ENDPOINTS`, by interface index of the host-side veth. Written by the agent in one update, so that
     /// a packet sees either the old classes or the new ones.
-    pub struct Endpoint [16] {
+    pub struct Endpoint [20] {
         /// Subject class of what the pod gets; [`NOT_ISOLATED`] or a class in map `VERDICTS`.
         pub ingress_class: u32 = 0,
         /// Subject class of what the pod sends.
         pub egress_class: u32 = 4,
         /// Which generation of the peer tables the classes were compiled against (see [`crate::peer`]).
         pub epoch: u32 = 8,
-        /// Zero; room for flags.
+        /// [`GUARDED`] or zero.
         pub flags: u32 = 12,
+        /// The pod's network namespace: one more than its id in that of the veth (`IFLA_LINK_NETNSID`). Zero: its sockets
+        /// cannot be asked.
+        pub netns: u32 = 16,
+    }
+
+    /// Key of map `POD_ADDRESSES4`.
+    pub struct PodAddress4 [8] {
+        /// Interface index of the host-side veth.
+        pub ifindex: u32 = 0,
+        /// IPv4 address in network byte order.
+        pub address: [u8; 4] = 4,
+    }
+
+    /// Key of map `POD_ADDRESSES6`.
+    pub struct PodAddress6 [20] {
+        /// Interface index of the host-side veth.
+        pub ifindex: u32 = 0,
+        /// IPv6 address in network byte order.
+        pub address: [u8; 16] = 4,
     }
 }
+
+/// Flag of an endpoint: its pod may send from its own addresses alone.
+pub const GUARDED: u32 = 1;
+
+/// Most addresses of pods, per family.
+pub const MAX_POD_ADDRESSES: usize = 1 << 14;
 
 /// How many veths a node may have. The kubelet's default is 110 pods.
 pub const MAX_ENDPOINTS: usize = 4096;

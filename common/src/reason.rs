@@ -48,6 +48,12 @@ reasons! {
     OrphanFragment = 20, "orphan-fragment",
     /// A veth that carries the program but has no endpoint.
     NoEndpoint = 21, "no-endpoint",
+    /// The packet names routers to go through, so that its destination is not where it ends.
+    SourceRouted = 22, "source-routed",
+    /// The pod sends from, or answers for, an address that is not its own.
+    Spoofed = 23, "spoofed",
+    /// A new flow that policy allows could not be noted: its table is full, or the kernel has no memory.
+    FlowTableFull = 24, "flow-table-full",
 }
 
 impl Reason {

@@ -1,15 +1,41 @@
 //! Settings fixed at load time: the agent overrides these globals before the verifier runs, which prunes what they
 //! switch off, so that an unused feature costs nothing on the packet path.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::Global;
+use postern_common::IPPROTO_TCP;
+use postern_common::conntrack::{Lifetimes, state};
 
 /// 1: a flow that was allowed under an earlier policy generation is judged again (`--established=recheck`);
 /// 0: it stays (`--established=keep`).
 #[unsafe(no_mangle)]
 static POSTERN_RECHECK: Global<u8> = Global::new(1);
 
+/// How long flows live without packets (`--timeout`).
+#[unsafe(no_mangle)]
+static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
+
 /// Whether flows of earlier policy generations are judged again.
 #[inline(always)]
 pub fn recheck() -> bool {
     POSTERN_RECHECK.load() != 0
+}
+
+/// Nanoseconds that a flow of a protocol lives without packets in a state.
+#[inline(always)]
+pub fn lifetime(protocol: u8, state: u8) -> u64 {
+    let lifetimes = &raw const POSTERN_LIFETIMES;
+    // SAFETY: a static's fields are there; volatile, since the loader puts other values in.
+    unsafe {
+        match (protocol, state) {
+            (IPPROTO_TCP, state::OPENING | state::ANSWERED) => {
+                read_volatile(&raw const (*lifetimes).tcp_opening)
+            }
+            (IPPROTO_TCP, state::ESTABLISHED) => read_volatile(&raw const (*lifetimes).tcp_established),
+            (IPPROTO_TCP, _) => read_volatile(&raw const (*lifetimes).tcp_closing),
+            (_, state::OPENING | state::ANSWERED) => read_volatile(&raw const (*lifetimes).opening),
+            _ => read_volatile(&raw const (*lifetimes).established),
+        }
+    }
 }

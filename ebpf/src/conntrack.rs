@@ -1,52 +1,56 @@
-//! Flows: which packets belong to one that was allowed.
+//! Established flows: how they go on, and when they are judged again.
 
-use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, lifetime, state};
+use aya_ebpf::programs::TcContext;
+use postern_common::conntrack::{DENIED_LIFETIME, Flow, state};
 
+use crate::config;
 use crate::family::Address;
 use crate::parse::Transport;
+use crate::scene::Scene;
 
-/// Notes a packet of a flow that goes on under a policy generation.
+/// Both bits of [`Flow::finished`].
+const BOTH_FINISHED: u8 = 0b11;
+
+/// Whether a flow needs no second thought: alive, allowed, and under the current policy generation.
 #[inline(always)]
-pub fn refresh(
-    flow: &mut Flow,
-    packet_direction: u8,
-    protocol: u8,
-    transport: Transport,
-    generation: u32,
-    now: u64,
-) {
-    if flow.generation != generation {
-        flow.generation = generation;
-    }
-    let state = if transport.ends {
-        state::CLOSING
-    } else if flow.state == state::OPENING && packet_direction != flow.initiator {
-        state::ESTABLISHED
-    } else {
-        flow.state
-    };
-    if flow.state != state {
-        flow.state = state;
-    }
-    flow.expires = now + lifetime_of(protocol, state);
+pub fn is_current(flow: &Flow, generation: u32, now: u64) -> bool {
+    flow.expires > now && flow.denied == 0 && (flow.generation == generation || !config::recheck())
 }
 
-/// Remembers a flow that its first packet started. Where that fails (no memory for the entry), the packet passes all
-/// the same: its direction was allowed, and the replies are judged on their own.
+/// Notes a packet of an established flow.
 #[inline(always)]
-pub fn open<A: Address>(key: &A::FlowKey, initiator: u8, protocol: u8, generation: u32, now: u64) {
-    let expires = now + lifetime_of(protocol, state::OPENING);
-    let _ = A::remember(key, &Flow { expires, generation, initiator, state: state::OPENING, reserved: 0 });
+pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transport, now: u64) {
+    if transport.finishes || transport.resets {
+        end(flow, direction, transport);
+    }
+    if transport.starts && flow.state == state::CLOSING {
+        // The same ports once more, soon after: a connection of its own.
+        flow.state = state::ESTABLISHED;
+        flow.finished = 0;
+    }
+    flow.expires = now + config::lifetime(protocol, flow.state);
 }
 
 #[inline(always)]
-fn lifetime_of(protocol: u8, state: u8) -> u64 {
-    match (protocol, state) {
-        (IPPROTO_TCP, state::OPENING) => lifetime::TCP_OPENING,
-        (IPPROTO_TCP, state::ESTABLISHED) => lifetime::TCP_ESTABLISHED,
-        (IPPROTO_TCP, _) => lifetime::TCP_CLOSING,
-        (_, state::OPENING) => lifetime::OPENING,
-        _ => lifetime::ESTABLISHED,
+fn end(flow: &mut Flow, direction: u8, transport: Transport) {
+    if transport.finishes {
+        flow.finished |= 1 << direction;
     }
+    if transport.resets || flow.finished == BOTH_FINISHED {
+        flow.state = state::CLOSING;
+    }
+}
+
+/// Whether policy still allows a flow, judged again in its first direction where the generation moved on. Says so in the
+/// flow; one that is denied stays so for a while after its last packet.
+#[inline(always)]
+pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
+    if flow.generation != scene.generation && config::recheck() {
+        flow.denied = u8::from(scene.judge(ctx, flow.initiator).drops());
+        flow.generation = scene.generation;
+    }
+    if flow.denied != 0 {
+        flow.expires = scene.now + DENIED_LIFETIME;
+    }
+    flow.denied == 0
 }

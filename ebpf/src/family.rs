@@ -3,21 +3,32 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Flow4, Flow6};
+use postern_common::conntrack::{Flow, Flow4, Flow6, IPV6, wide};
+use postern_common::endpoint::{PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 
 use crate::frame::Unreadable;
-use crate::maps::{FLOWS4, FLOWS6, PEERS4, PEERS6, PREFIXES4, PREFIXES6};
+use crate::maps::{
+    FLOWS4, FLOWS6, PEERS4, PEERS6, POD_ADDRESSES4, POD_ADDRESSES6, PREFIXES4, PREFIXES6, SCENES4, SCENES6,
+};
 use crate::parse::{self, Packet};
-use crate::steady;
+use crate::scene::Scene;
+use crate::sockets::{self, Socket};
+use crate::{slot, steady};
 
-/// An address of one family.
+/// An address of one family, as it stands in a packet: a number that is never counted with.
 pub trait Address: Copy + Default + PartialEq {
-    /// Key of this family's flow map.
-    type FlowKey;
+    /// Its bytes, as they stand in keys.
+    type Bytes;
 
-    /// Parses a packet of this family behind an Ethernet header.
-    fn parse(ctx: &TcContext, packet: &mut Packet<Self>) -> Result<(), Unreadable>;
+    /// Key of this family's flow map.
+    type FlowKey: Copy;
+
+    /// The address's bytes.
+    fn bytes(self) -> Self::Bytes;
+
+    /// Parses a packet of this family at a byte offset of the frame.
+    fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<Self>) -> Result<(), Unreadable>;
 
     /// Gives an ICMP error the identity of the flow it is about, as a packet of that flow which goes the error's way.
     ///
@@ -25,49 +36,61 @@ pub trait Address: Copy + Default + PartialEq {
     /// (RFC 5508 4.2). Nothing is changed where it could not.
     fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool;
 
+    /// Whether the link does not work without this packet.
+    fn is_link(packet: &Packet<Self>) -> bool;
+
     /// The flow between a pod and a peer, from the pod's point of view.
     fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
 
-    /// The flow's entry.
+    /// The established flow's entry.
     fn flow(key: &Self::FlowKey) -> Option<*mut Flow>;
 
-    /// Remembers a flow; where the map is full, the least recently used one goes.
+    /// Remembers an established flow; where the map is full, the least recently used one goes.
     fn remember(key: &Self::FlowKey, flow: &Flow) -> Result<(), i32>;
 
-    /// Forgets a flow.
+    /// Forgets an established flow.
     fn forget(key: &Self::FlowKey);
 
     /// The peer that an address is, by its own entry or else by the longest CIDR that holds it.
     fn peer(self, epoch: u32) -> Option<Peer>;
 
-    /// The address in 16 bytes, for keys that both families share.
-    fn widen(self) -> [u8; 16];
+    /// Whether the address is one of the pod's own.
+    fn is_pods(self, ifindex: u32) -> bool;
 
-    /// Added to the protocol in such keys.
+    /// Whether nobody in particular has the address: it may be sent from, and is judged like any other.
+    fn is_nobodys(self) -> bool;
+
+    /// A socket of a network namespace with this remote and local end.
+    fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket;
+
+    /// The address where both families share a map.
+    fn widen(self) -> [u64; 2];
+
+    /// This CPU's room for what is known of the packet at hand.
+    fn scene() -> Option<*mut Scene<Self>>;
+
+    /// Mixes the address into a hash.
+    fn mix(self, hash: u64) -> u64;
+
+    /// Added to the protocol in keys that both families share.
     const FAMILY: u32;
+
+    /// Bytes of a frame that hold all headers that are read.
+    const HEADERS: u32;
 }
 
 macro_rules! address_family {
-    ($bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $flows:ident, $peers:ident, $prefixes:ident, $family:literal, $parse:path, $quote:path) => {
-        impl Address for [u8; $bytes] {
+    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, { $($own_items:tt)* }) => {
+        impl Address for $address {
+            type Bytes = [u8; $bytes];
             type FlowKey = $flow;
-
-            #[inline(always)]
-            fn parse(ctx: &TcContext, packet: &mut Packet<Self>) -> Result<(), Unreadable> {
-                $parse(ctx, packet)
-            }
-
-            #[inline(always)]
-            fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool {
-                $quote(ctx, packet)
-            }
 
             #[inline(always)]
             fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> $flow {
                 $flow {
                     ifindex,
-                    pod: pod.0,
-                    peer: peer.0,
+                    pod: pod.0.bytes(),
+                    peer: peer.0.bytes(),
                     pod_port: pod.1,
                     peer_port: peer.1,
                     protocol: u32::from(protocol),
@@ -92,46 +115,144 @@ macro_rules! address_family {
 
             #[inline(always)]
             fn peer(self, epoch: u32) -> Option<Peer> {
-                if let Some(peer) = steady::read(|| $peers.get_ptr($peer { epoch, address: self })) {
+                let key = $peer { epoch, address: self.bytes() };
+                if let Some(peer) = steady::read(|| $peers.get_ptr(&key)) {
                     return Some(peer);
                 }
-                let address = $prefix { epoch: epoch.to_be_bytes(), address: self };
+                let address = $prefix { epoch: epoch.to_be_bytes(), address: self.bytes() };
                 $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()
             }
 
             #[inline(always)]
-            fn widen(self) -> [u8; 16] {
-                let mut wide = [0; 16];
-                wide[..$bytes].copy_from_slice(&self);
-                wide
+            fn is_pods(self, ifindex: u32) -> bool {
+                $owns.get_ptr($own { ifindex, address: self.bytes() }).is_some()
             }
 
-            const FAMILY: u32 = $family;
+            #[inline(always)]
+            fn widen(self) -> [u64; 2] {
+                let mut bytes = [0; 16];
+                bytes[..$bytes].copy_from_slice(&self.bytes());
+                wide(bytes)
+            }
+
+            #[inline(always)]
+            fn scene() -> Option<*mut Scene<Self>> {
+                $scenes.get_ptr_mut(0)
+            }
+
+            $($own_items)*
         }
     };
 }
 
 address_family!(
+    u32,
     4,
     Flow4,
     PeerKey4,
     PrefixAddress4,
+    PodAddress4,
     FLOWS4,
     PEERS4,
     PREFIXES4,
-    0,
-    parse::ipv4,
-    parse::quote_ipv4
+    POD_ADDRESSES4,
+    SCENES4,
+    {
+        #[inline(always)]
+        fn bytes(self) -> [u8; 4] {
+            self.to_ne_bytes()
+        }
+
+        #[inline(always)]
+        fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<Self>) -> Result<(), Unreadable> {
+            parse::ipv4(ctx, start, packet)
+        }
+
+        #[inline(always)]
+        fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool {
+            parse::quote_ipv4(ctx, packet)
+        }
+
+        #[inline(always)]
+        fn is_link(_packet: &Packet<Self>) -> bool {
+            false
+        }
+
+        #[inline(always)]
+        fn is_nobodys(self) -> bool {
+            self == 0
+        }
+
+        #[inline(always)]
+        fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket {
+            sockets::ipv4(ctx, remote, local, netns)
+        }
+
+        #[inline(always)]
+        fn mix(self, hash: u64) -> u64 {
+            slot::mix(hash, u64::from(self))
+        }
+
+        const FAMILY: u32 = 0;
+
+        // Ethernet with two tags, the longest IPv4 header and the longest TCP header.
+        const HEADERS: u32 = 22 + 60 + 60;
+    }
 );
+
 address_family!(
+    [u32; 4],
     16,
     Flow6,
     PeerKey6,
     PrefixAddress6,
+    PodAddress6,
     FLOWS6,
     PEERS6,
     PREFIXES6,
-    256,
-    parse::ipv6,
-    parse::quote_ipv6
+    POD_ADDRESSES6,
+    SCENES6,
+    {
+        #[inline(always)]
+        fn bytes(self) -> [u8; 16] {
+            // SAFETY: both are sixteen plain bytes.
+            unsafe { core::mem::transmute(self) }
+        }
+
+        #[inline(always)]
+        fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<Self>) -> Result<(), Unreadable> {
+            parse::ipv6(ctx, start, packet)
+        }
+
+        #[inline(always)]
+        fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool {
+            parse::quote_ipv6(ctx, packet)
+        }
+
+        #[inline(always)]
+        fn is_link(packet: &Packet<Self>) -> bool {
+            parse::is_link(packet)
+        }
+
+        #[inline(always)]
+        fn is_nobodys(self) -> bool {
+            self == [0; 4] || parse::is_link_local(&self)
+        }
+
+        #[inline(always)]
+        fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket {
+            sockets::ipv6(ctx, remote, local, netns)
+        }
+
+        #[inline(always)]
+        fn mix(self, hash: u64) -> u64 {
+            let [first, second] = self.widen();
+            slot::mix(slot::mix(hash, first), second)
+        }
+
+        const FAMILY: u32 = IPV6;
+
+        // As far as a transport header may begin, and the longest TCP header.
+        const HEADERS: u32 = parse::MAX_OFFSET as u32 + 60;
+    }
 );

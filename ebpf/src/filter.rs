@@ -1,34 +1,23 @@
-//! In what order a packet is judged.
+//! In what order a packet is judged: the numbers here are those of docs/packet-path.md.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
-use postern_common::IPPROTO_ICMP;
-use postern_common::conntrack::Flow;
-use postern_common::direction::EGRESS;
-use postern_common::endpoint::{Endpoint, NOT_ISOLATED, QUARANTINE};
+use postern_common::conntrack::{Flow, state};
+use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
-use postern_common::state::State;
+use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
-use crate::config;
-use crate::conntrack;
 use crate::count::conclude;
 use crate::family::Address;
-use crate::fragment;
-use crate::frame::{self, Unreadable};
-use crate::maps::{ENDPOINTS, STATE};
-use crate::parse::{self, Fragment, Packet, ethertype};
-use crate::steady;
-use crate::verdict;
+use crate::frame::Unreadable;
+use crate::maps::ENDPOINTS;
+use crate::parse::{self, Fragment, Frame, Packet, ethertype};
+use crate::scene::{Scene, ifindex, readable};
+use crate::sockets::{self, Connection};
+use crate::verdict::{self, Question};
+use crate::{conntrack, fragment, guard, half_open, steady};
 
-/// Judges one packet:
-///
-/// 1. the endpoint, by interface: isolated in neither direction passes at once;
-/// 2. the frame: ARP passes, so do neighbour discovery and multicast listener messages; other ethertypes than
-///    IPv4 and IPv6 and what cannot be parsed is dropped;
-/// 3. fragments: later ones follow the first;
-/// 4. flows: what belongs to an allowed flow passes, ICMP errors about one too; when the policy generation moved on,
-///    the flow's first direction is judged again;
-/// 5. policy: not isolated in this direction, the pod's own node, the verdict of the two classes.
+/// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
 pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
     conclude::<DIRECTION>(ctx, reason::<DIRECTION>(ctx))
@@ -36,145 +25,309 @@ pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
-    // SAFETY: the context of a running program is valid.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let Some(endpoint) = &steady::read(|| ENDPOINTS.get_ptr(ifindex)) else {
+    match parse::frame(ctx) {
+        Ok(Frame { ethertype: ethertype::IPV4, payload }) => reason_of_packet::<DIRECTION, u32>(ctx, payload),
+        Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
+            reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload)
+        }
+        frame => reason_of_others::<DIRECTION>(ctx, frame),
+    }
+}
+
+/// A packet of one family, whose flow is looked for first of all (1).
+#[inline(always)]
+fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usize) -> Reason {
+    let Some(scene) = A::scene() else {
+        // Every array has its first element.
+        return Reason::Malformed;
+    };
+    // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
+    let scene = unsafe { &mut *scene };
+    scene.set::<DIRECTION>(ctx, start);
+    let Packet { transport, fragment, protocol, .. } = scene.packet;
+    let may_be_new = transport.starts && protocol == IPPROTO_TCP;
+    if scene.readable == readable::YES
+        && transport.flow
+        && fragment == Fragment::Whole
+        && !may_be_new
+        && let Some(flow) = A::flow(&scene.key)
+    {
+        // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
+        // worst loses one of two updates that say nearly the same.
+        let flow: &mut Flow = unsafe { &mut *flow };
+        let is_against = transport.starts && flow.initiator != DIRECTION;
+        if conntrack::is_current(flow, scene.generation, scene.now) && !is_against {
+            conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
+            return Reason::Established;
+        }
+    }
+    second_thought::<DIRECTION, A>(ctx, scene)
+}
+
+/// Everything but packets of flows that go on (2 to 10). Functions of their own from here on, so that they read the scene from
+/// memory: see [`crate::maps::SCENES4`].
+#[inline(never)]
+fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    let Some(endpoint) = steady::read(|| ENDPOINTS.get_ptr(&scene.ifindex)) else {
         return Reason::NoEndpoint;
     };
-    if endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED {
+    if is_open(&endpoint) {
         return Reason::NotIsolated;
     }
-    match parse::ethertype(ctx) {
-        Ok(ethertype::ARP) => Reason::Link,
-        Ok(ethertype::IPV4) => reason_of_packet::<DIRECTION, [u8; 4]>(ctx, ifindex, endpoint),
-        Ok(ethertype::IPV6) => reason_of_packet::<DIRECTION, [u8; 16]>(ctx, ifindex, endpoint),
+    scene.endpoint = endpoint;
+    match scene.readable {
+        readable::YES => {}
+        readable::SOURCE_ROUTED => return Reason::SourceRouted,
+        _ => return Reason::Malformed,
+    }
+    if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 && guard::is_spoofed(ctx, scene) {
+        return Reason::Spoofed;
+    }
+    if A::is_link(&scene.packet) {
+        return Reason::Link;
+    }
+    if scene.packet.fragment == Fragment::Later {
+        let follows = fragment::follows::<DIRECTION, A>(scene);
+        return if follows { Reason::Established } else { Reason::OrphanFragment };
+    }
+    let reason = if scene.packet.transport.error {
+        reason_of_error::<DIRECTION, A>(ctx, scene)
+    } else {
+        reason_of_flow::<DIRECTION, A>(ctx, scene)
+    };
+    if scene.packet.fragment == Fragment::First {
+        fragment::note::<DIRECTION, A>(scene, !reason.drops());
+    }
+    reason
+}
+
+#[inline(always)]
+fn is_open(endpoint: &Endpoint) -> bool {
+    endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED
+}
+
+/// What is neither IPv4 nor IPv6 (2 to 5).
+#[inline(always)]
+fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext, frame: Result<Frame, Unreadable>) -> Reason {
+    let ifindex = ifindex(ctx);
+    let Some(endpoint) = &steady::read(|| ENDPOINTS.get_ptr(&ifindex)) else {
+        return Reason::NoEndpoint;
+    };
+    if is_open(endpoint) {
+        return Reason::NotIsolated;
+    }
+    match frame {
+        Ok(Frame { ethertype: ethertype::ARP, payload }) => {
+            match guard::is_spoofed_arp(ctx, payload, ifindex) {
+                Ok(true) if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 => Reason::Spoofed,
+                Ok(_) => Reason::Link,
+                Err(_) => Reason::Malformed,
+            }
+        }
         Ok(_) if endpoint.ingress_class == QUARANTINE => Reason::Quarantined,
         Ok(_) => Reason::UnknownEtherType,
         Err(_) => Reason::Malformed,
     }
 }
 
-/// Parses a packet; when its headers are not linear, once more after making them so.
-///
-/// A loop with one call, not two calls: the compiler would make a function of its own from the parser, and pointers
-/// into the packet may not be passed between functions.
-#[inline(always)]
-fn parse_packet<A: Address>(ctx: &TcContext, packet: &mut Packet<A>) -> Result<(), Unreadable> {
-    let mut pulled = false;
-    loop {
-        match A::parse(ctx, packet) {
-            Err(Unreadable::NotLinear) if !pulled => {
-                frame::pull(ctx);
-                pulled = true;
-            }
-            parsed => return parsed,
-        }
-    }
+/// What is known of a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Nothing.
+    Nothing,
+    /// Policy allows it.
+    Allowed,
+    /// Policy does not allow it any more, and it began in this packet's direction.
+    Denied,
+    /// Policy does not allow it any more, and this packet goes the other way.
+    Blocked,
 }
 
-/// Everything that depends on the family: a function of its own for each, since both together need more stack than a
-/// program has (512 bytes).
-#[inline(never)]
-fn reason_of_packet<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    ifindex: u32,
-    endpoint: &Endpoint,
-) -> Reason {
-    let mut packet = Packet::<A>::default();
-    if parse_packet(ctx, &mut packet).is_err() {
-        return Reason::Malformed;
-    }
-    if packet.transport.link {
-        return Reason::Link;
-    }
-    // SAFETY: the helper takes nothing and only reads a clock.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if packet.fragment == Fragment::Later {
-        return if fragment::follows::<DIRECTION, A>(ifindex, &packet, now) {
-            Reason::Established
-        } else {
-            Reason::OrphanFragment
-        };
-    }
-    let reason = reason_of_flow::<DIRECTION, A>(ctx, ifindex, endpoint, &mut packet, now);
-    if packet.fragment == Fragment::First {
-        fragment::note::<DIRECTION, A>(ifindex, &packet, !reason.drops(), now);
-    }
-    reason
-}
-
+/// Looks for a flow that was noted before (7): established ones, of whatever generation, then half-open ones that began
+/// in the other direction. With `note`, the packet is noted as one of the flow.
 #[inline(always)]
-fn reason_of_flow<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    ifindex: u32,
-    endpoint: &Endpoint,
-    packet: &mut Packet<A>,
-    now: u64,
-) -> Reason {
-    // The generation is read before any table: a flow judged by tables of which some were newer is judged again.
-    let generation = STATE.get(0).map_or(0, |state: &State| state.generation);
-    let judge = Judge { ctx, endpoint, generation, now };
-    let other_side = if DIRECTION == EGRESS { packet.destination } else { packet.source };
-    let related = packet.transport.inner != 0 && A::quote(ctx, packet);
-
-    let transport = packet.transport;
-    let source = (packet.source, transport.source_port);
-    let destination = (packet.destination, transport.destination_port);
-    let (pod, peer) = if DIRECTION == EGRESS { (source, destination) } else { (destination, source) };
-    let key = A::flow_key(ifindex, pod, peer, packet.protocol);
-    if transport.flow
-        && let Some(flow) = A::flow(&key)
-    {
-        // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
-        // worst loses one of two updates that say nearly the same.
+fn known<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> Known {
+    let Packet { transport, protocol, .. } = scene.packet;
+    if let Some(flow) = A::flow(&scene.key) {
+        // SAFETY: as in `reason_of_packet`.
         let flow: &mut Flow = unsafe { &mut *flow };
-        // A SYN or an echo request against the flow's direction starts one of its own, whatever its ports.
-        if !(flow.initiator != DIRECTION && transport.starts) {
-            if judge.holds(flow, pod.1, peer, packet.protocol) {
-                if related {
-                    return Reason::Related;
+        if flow.expires > scene.now && !(transport.starts && flow.initiator != DIRECTION) {
+            if conntrack::judge_again(ctx, scene, flow) {
+                if note {
+                    conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
                 }
-                conntrack::refresh(flow, DIRECTION, packet.protocol, transport, generation, now);
-                return Reason::Established;
+                return Known::Allowed;
             }
-            A::forget(&key);
+            return if flow.initiator == DIRECTION { Known::Denied } else { Known::Blocked };
         }
     }
-
-    if transport.answers {
-        return Reason::DeniedByPolicy;
+    if transport.starts {
+        return Known::Nothing;
     }
-    // An error about no flow is a packet without ports, to or from whoever is on the other side.
-    let (peer, protocol, port) =
-        if related { (other_side, IPPROTO_ICMP, 0) } else { (peer.0, packet.protocol, destination.1) };
-    let reason = verdict::judge(ctx, endpoint, DIRECTION, peer, protocol, port);
-    if transport.flow && !related && !reason.drops() {
-        conntrack::open::<A>(&key, DIRECTION, packet.protocol, generation, now);
+    let answers = known_half_open::<DIRECTION, A>(ctx, scene, other_way(DIRECTION), note);
+    // Packets of the first direction that may be the first are judged as such, until the flow is established.
+    if answers == Known::Allowed || !(transport.goes_on || answers == Known::Blocked) {
+        return answers;
     }
-    reason
+    match known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, note) {
+        Known::Nothing => answers,
+        goes_on => goes_on,
+    }
 }
 
-/// What a flow is held against.
-struct Judge<'a> {
-    ctx: &'a TcContext,
-    endpoint: &'a Endpoint,
-    generation: u32,
-    now: u64,
+/// Looks for a half-open flow that began in one direction.
+#[inline(never)]
+fn known_half_open<const DIRECTION: u8, A: Address>(
+    ctx: &TcContext,
+    scene: &mut Scene<A>,
+    initiator: u8,
+    note: bool,
+) -> Known {
+    if !half_open::find(scene, initiator) {
+        return Known::Nothing;
+    }
+    let mut flow = scene.half_open.flow;
+    let allowed = conntrack::judge_again(ctx, scene, &mut flow);
+    scene.half_open.flow = flow;
+    if allowed && note {
+        step(scene, DIRECTION);
+    } else if !allowed {
+        half_open::update(scene);
+    }
+    match (allowed, initiator == DIRECTION) {
+        (true, _) => Known::Allowed,
+        (false, true) => Known::Denied,
+        (false, false) => Known::Blocked,
+    }
 }
 
-impl Judge<'_> {
-    /// Whether a flow still counts: not expired, and allowed under the current generation or, judged again, by its
-    /// first direction.
-    #[inline(always)]
-    fn holds<A: Address>(&self, flow: &Flow, pod_port: u16, peer: (A, u16), protocol: u8) -> bool {
-        if flow.expires <= self.now {
-            return false;
-        }
-        if flow.generation == self.generation || !config::recheck() {
-            return true;
-        }
-        // A flow's port is that of the side that did not start it.
-        let port = if flow.initiator == EGRESS { peer.1 } else { pod_port };
-        !verdict::judge(self.ctx, self.endpoint, flow.initiator, peer.0, protocol, port).drops()
+/// Notes a packet of the half-open flow that was found, which may be established by it.
+#[inline(never)]
+fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
+    let Packet { transport, protocol, .. } = scene.packet;
+    let mut flow = scene.half_open.flow;
+    let is_established = half_open::advance(&mut flow, direction, protocol, scene.now);
+    if is_established {
+        conntrack::refresh(&mut flow, direction, protocol, transport, scene.now);
     }
+    scene.half_open.flow = flow;
+    // Where there is no room among the established, it stays half-open.
+    if is_established && A::remember(&scene.key, &flow).is_ok() {
+        half_open::forget(scene);
+    } else {
+        half_open::update(scene);
+    }
+}
+
+const fn other_way(direction: u8) -> u8 {
+    if direction == EGRESS { INGRESS } else { EGRESS }
+}
+
+/// An ICMP error (8): about a flow that is allowed, or else a packet without ports.
+#[inline(never)]
+fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    let peer = scene.peer.0;
+    if A::quote(ctx, &mut scene.packet) {
+        scene.take_sides::<DIRECTION>();
+        half_open::identify(scene);
+        if known::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {
+            return Reason::Related;
+        }
+        // The error goes the way of the flow's first direction: it is about an answer.
+        if known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, false) == Known::Allowed {
+            return Reason::Related;
+        }
+    }
+    scene.question = Question { direction: DIRECTION, peer, protocol: IPPROTO_ICMP, port: 0 };
+    verdict::judge(ctx, scene)
+}
+
+/// A packet that is not of an established flow of this generation (7, 9, 10).
+#[inline(never)]
+fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    let Packet { transport, protocol, .. } = scene.packet;
+    let mut blocked = false;
+    if transport.flow {
+        half_open::identify(scene);
+        match known::<DIRECTION, A>(ctx, scene, true) {
+            Known::Allowed => return Reason::Established,
+            Known::Denied => return Reason::DeniedByPolicy,
+            Known::Blocked => blocked = true,
+            Known::Nothing => {}
+        }
+    }
+    let reason = scene.judge(ctx, DIRECTION);
+    if !transport.flow || reason == Reason::Quarantined {
+        return reason;
+    }
+    // Whatever else is known: this passes, if not as the start of something.
+    let unasked = reason == Reason::NotIsolated || reason == Reason::Node;
+
+    if blocked || transport.answers {
+        return if unasked { reason } else { Reason::DeniedByPolicy };
+    }
+    if protocol == IPPROTO_TCP && transport.goes_on {
+        match pick_up::<DIRECTION, A>(ctx, scene) {
+            PickedUp::Allowed => return Reason::Established,
+            PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
+            PickedUp::Unknown if transport.resets => return reason,
+            PickedUp::Unknown => {}
+        }
+    }
+    if reason.drops() {
+        return reason;
+    }
+    if transport.starts {
+        // What there was with the same ports is over.
+        A::forget(&scene.key);
+    }
+    if DIRECTION == INGRESS && scene.endpoint.flags & GUARDED != 0 && !scene.pod.0.is_pods(scene.ifindex) {
+        // A bridge floods: this is for another, whose answers do not come from here.
+        return reason;
+    }
+    if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
+        // Once more before it is established; it was judged just now.
+        scene.half_open.flow.generation = scene.generation;
+        scene.half_open.flow.denied = 0;
+        step(scene, DIRECTION);
+        return reason;
+    }
+    if half_open::open(scene, DIRECTION) { reason } else { Reason::FlowTableFull }
+}
+
+/// What became of a connection that is older than the programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PickedUp {
+    /// There is none that the pod's sockets know of.
+    Unknown,
+    /// Policy allows it: from now on it is established.
+    Allowed,
+    /// Policy does not.
+    Denied,
+}
+
+/// Takes up a TCP connection in the middle, if the pod really has it. Who started it is told by whether the pod
+/// listens; where it does not (any more), either direction will do.
+#[inline(never)]
+fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> PickedUp {
+    let connection = sockets::connection(ctx, scene);
+    if connection == Connection::Unknown {
+        return PickedUp::Unknown;
+    }
+    let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };
+    let mut drops = scene.judge(ctx, initiator).drops();
+    if drops && connection == Connection::FromPod {
+        initiator = INGRESS;
+        drops = scene.judge(ctx, initiator).drops();
+    }
+    if drops {
+        return PickedUp::Denied;
+    }
+    let Packet { transport, protocol, .. } = scene.packet;
+    let flow = &mut scene.half_open.flow;
+    *flow = Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, ..Flow::default() };
+    conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
+    // Where there is no room, the next packet asks again.
+    let _ = A::remember(&scene.key, flow);
+    PickedUp::Allowed
 }

@@ -4,12 +4,6 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::programs::TcContext;
 
-/// Length of an Ethernet header.
-pub const ETHERNET: usize = 14;
-
-/// Bytes that are made linear when a header is not: Ethernet, the longest IPv4 header and the longest TCP header.
-const HEADERS: u32 = 14 + 60 + 60;
-
 /// Why a header could not be read.
 #[derive(Clone, Copy)]
 pub enum Unreadable {
@@ -17,11 +11,26 @@ pub enum Unreadable {
     NotLinear,
     /// It contradicts itself.
     Malformed,
+    /// It names routers to go through (RFC 791 3.1, RFC 8200 4.4).
+    SourceRouted,
+}
+
+/// Length of the frame in bytes, with what is not linear.
+#[inline(always)]
+pub fn length(ctx: &TcContext) -> usize {
+    ctx.len() as usize
+}
+
+/// Whether the frame stands for several packets, which the device cuts it into.
+#[inline(always)]
+pub fn is_gso(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a running program is valid.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
 }
 
 /// Reads a `T` at a byte offset of the frame, as far as it lies in the linear part.
 ///
-/// `T` must be valid for any bytes: integers and arrays of them.
+/// `T` must be valid for any bytes: integers, arrays and `repr(C)` structs of them.
 #[inline(always)]
 pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
     let skb = ctx.skb.skb;
@@ -35,14 +44,16 @@ pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
     if start + size_of::<T>() > data_end {
         return Err(Unreadable::NotLinear);
     }
-    // SAFETY: the whole of `T` lies before `data_end`, as checked above; alignment is not assumed.
-    Ok(unsafe { (start as *const T).read_unaligned() })
+    // SAFETY: the whole of `T` lies before `data_end`, as checked above. It need not be aligned for `T`: BPF loads words from any
+    // address where the machine does, and the verifier refuses the program elsewhere. `read_unaligned` would
+    // have every word put together from bytes.
+    Ok(unsafe { (start as *const T).read() })
 }
 
-/// Makes the headers linear, as far as the frame goes.
+/// Makes the first bytes of the frame linear, as far as it goes.
 #[inline(always)]
-pub fn pull(ctx: &TcContext) {
-    let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+pub fn pull(ctx: &TcContext, bytes: u32) {
+    let wanted = if ctx.len() < bytes { ctx.len() } else { bytes };
     // On failure the next read says that the bytes are still missing.
     let _ = ctx.pull_data(wanted);
 }

@@ -1,10 +1,13 @@
 //! All maps, with their shape and who writes them. Pinned by the agent under their names.
 
+use crate::scene::Scene;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use postern_common::conntrack::{Flow, Flow4, Flow6, Fragment, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS};
-use postern_common::endpoint::{Endpoint, MAX_ENDPOINTS};
+use postern_common::conntrack::{
+    Datagram, Flow, Flow4, Flow6, HalfOpen, MAX_FLOWS, MAX_FRAGMENTS, MAX_HALF_OPEN, Slot,
+};
+use postern_common::endpoint::{Endpoint, MAX_ENDPOINTS, MAX_POD_ADDRESSES, PodAddress4, PodAddress6};
 use postern_common::peer::{
     MAX_PEERS, MAX_PREFIXES, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6,
 };
@@ -15,7 +18,7 @@ use postern_common::verdict::{MAX_PORT_PAGES, MAX_VERDICTS, PortPage, PortPageKe
 /// Memory follows the entries in use, not the limit.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// Interface index of the host-side veth -> classes of its pod. Written by the agent.
+/// Interface index of the host-side veth -> classes and flags of its pod. Written by the agent.
 #[btf_map]
 pub static ENDPOINTS: HashMap<u32, Endpoint, MAX_ENDPOINTS, GROWING> = HashMap::new();
 
@@ -47,17 +50,40 @@ pub static PORT_PAGES: HashMap<PortPageKey, PortPage, MAX_PORT_PAGES, GROWING> =
 #[btf_map]
 pub static STATE: Array<State, 1> = Array::new();
 
-/// Flows allowed, from the pod's point of view. Written by the programs.
+/// (veth, address) -> 1: the pod's own addresses. Written by the agent.
+#[btf_map]
+pub static POD_ADDRESSES4: HashMap<PodAddress4, u32, MAX_POD_ADDRESSES, GROWING> = HashMap::new();
+
+/// (veth, address) -> 1: the pod's own addresses. Written by the agent.
+#[btf_map]
+pub static POD_ADDRESSES6: HashMap<PodAddress6, u32, MAX_POD_ADDRESSES, GROWING> = HashMap::new();
+
+/// Established flows, from the pod's point of view. Written by the programs.
 #[btf_map]
 pub static FLOWS4: LruHashMap<Flow4, Flow, MAX_FLOWS> = LruHashMap::new();
 
-/// Flows allowed, from the pod's point of view. Written by the programs.
+/// Established flows, from the pod's point of view. Written by the programs.
 #[btf_map]
 pub static FLOWS6: LruHashMap<Flow6, Flow, MAX_FLOWS> = LruHashMap::new();
 
-/// Datagrams whose first fragment was allowed. Written by the programs.
+/// Slot of a veth and direction -> a flow that is not established yet. Written by the programs; the agent removes what
+/// has expired.
 #[btf_map]
-pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, MAX_FRAGMENTS> = LruHashMap::new();
+pub static HALF_OPEN: HashMap<Slot, HalfOpen, MAX_HALF_OPEN, GROWING> = HashMap::new();
+
+/// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs; the agent
+/// removes what has expired.
+#[btf_map]
+pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap::new();
+
+/// Room for what is known of the packet at hand: the verifier follows every value on the stack through the whole
+/// program, but takes what comes from a map as it comes. Nobody else reads it.
+#[btf_map]
+pub static SCENES4: PerCpuArray<Scene<u32>, 1> = PerCpuArray::new();
+
+/// The same for IPv6.
+#[btf_map]
+pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, 1> = PerCpuArray::new();
 
 /// Packets by direction and reason ([`Reason::counter`]). Written by the programs.
 #[btf_map]

@@ -1,30 +1,15 @@
 //! From a frame to the few facts that policy and connection tracking need.
 
+mod arp;
+mod ethernet;
 mod ipv4;
 mod ipv6;
 mod transport;
 
-use aya_ebpf::programs::TcContext;
-
+pub use self::arp::sender as arp_sender;
+pub use self::ethernet::{Frame, ethertype, frame};
 pub use self::ipv4::{parse as ipv4, quote as quote_ipv4};
-pub use self::ipv6::{parse as ipv6, quote as quote_ipv6};
-use crate::frame::{self, Unreadable};
-
-/// Ethertypes (`linux/if_ether.h`).
-pub mod ethertype {
-    /// `ETH_P_IP`
-    pub const IPV4: u16 = 0x0800;
-    /// `ETH_P_ARP`
-    pub const ARP: u16 = 0x0806;
-    /// `ETH_P_IPV6`
-    pub const IPV6: u16 = 0x86dd;
-}
-
-/// The ethertype of a frame.
-#[inline(always)]
-pub fn ethertype(ctx: &TcContext) -> Result<u16, Unreadable> {
-    Ok(u16::from_be(frame::read(ctx, 12)?))
-}
+pub use self::ipv6::{MAX_OFFSET, is_link, is_link_local, parse as ipv6, quote as quote_ipv6};
 
 /// What one packet says about its connection.
 ///
@@ -38,10 +23,14 @@ pub struct Packet<A> {
     pub destination: A,
     /// `IPPROTO_*`
     pub protocol: u8,
+    /// IPv6: the hop limit, which tells messages of the link itself from others.
+    pub hop_limit: u8,
     /// Place in a fragmented datagram.
     pub fragment: Fragment,
     /// The fragmented datagram's identification.
     pub identification: u32,
+    /// How far the IPv4 options were walked, in bytes.
+    pub cursor: usize,
     /// The transport header; empty for later fragments.
     pub transport: Transport,
 }
@@ -69,12 +58,20 @@ pub struct Transport {
     pub flow: bool,
     /// TCP: SYN without ACK; ICMP: an echo request. Always starts a flow.
     pub starts: bool,
-    /// TCP: FIN or RST.
-    pub ends: bool,
-    /// ICMP errors: offset in the frame of the packet they are about; zero for everything else.
-    pub inner: usize,
-    /// The link does not work without it: neighbour discovery, multicast listener messages.
-    pub link: bool,
-    /// An answer by its very type (ICMP echo reply): never starts a flow.
+    /// An answer by its very kind (TCP: SYN with ACK; ICMP: an echo reply): never starts a flow.
     pub answers: bool,
+    /// TCP: it belongs to a connection that has been there for a while, having no SYN.
+    pub goes_on: bool,
+    /// TCP: FIN.
+    pub finishes: bool,
+    /// TCP: RST.
+    pub resets: bool,
+    /// ICMP and ICMPv6: an error, which quotes the packet it is about.
+    pub error: bool,
+    /// ICMP and ICMPv6: type.
+    pub kind: u8,
+    /// ICMP and ICMPv6: code.
+    pub code: u8,
+    /// Offset in the frame of what follows the eight bytes of an ICMP or ICMPv6 header.
+    pub body: usize,
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::endpoint::{Endpoint, NOT_ISOLATED, QUARANTINE};
+use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
 use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
 use postern_common::verdict::{
@@ -12,38 +12,61 @@ use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::family::Address;
 use crate::maps::{PORT_PAGES, VERDICTS};
+use crate::scene::Scene;
 
-/// Judges a new flow of one direction by policy alone, without regard to what was allowed before.
+/// What is asked of policy.
+#[derive(Clone, Copy)]
+pub struct Question<A> {
+    /// Direction of what is to start.
+    pub direction: u8,
+    /// Who is on the other side.
+    pub peer: A,
+    /// `IPPROTO_*`
+    pub protocol: u8,
+    /// Port of the side that does not start it, in host byte order; zero where there is none.
+    pub port: u16,
+}
+
+/// Judges a new flow of one direction, as the scene's question has it, by policy alone, without regard to what was allowed before.
 ///
 /// 1. A direction that no policy isolates: allowed.
 /// 2. The pod's own node: allowed when the packet goes there, or when a socket of the node sent it
 ///    (`skb->sk`; forwarded packets have none).
 /// 3. The verdict of the pod's class and the peer's.
-#[inline(always)]
-pub fn judge<A: Address>(
-    ctx: &TcContext,
-    endpoint: &Endpoint,
-    direction: u8,
-    peer: A,
-    protocol: u8,
-    port: u16,
-) -> Reason {
+///
+/// A function of its own, since it is asked at several places; so are its two look-ups, for their stack.
+#[inline(never)]
+pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    let endpoint = &scene.endpoint;
+    let direction = scene.question.direction;
     let class = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
     if class == NOT_ISOLATED {
         return Reason::NotIsolated;
     }
-    let peer = peer.peer(endpoint.epoch).unwrap_or_default();
-    if is_node(ctx, direction, peer) {
+    let key = VerdictKey { subject: class, peer: peer_class(ctx, scene) };
+    if key.peer == NODE {
         return Reason::Node;
     }
     if class == QUARANTINE {
         return Reason::Quarantined;
     }
     // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
-    match unsafe { VERDICTS.get(VerdictKey { subject: class, peer: peer.class }) } {
-        Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
+    match unsafe { VERDICTS.get(&key) } {
+        Some(verdict) if allows(verdict, scene.question.protocol, scene.question.port) => {
+            Reason::AllowedByPolicy
+        }
         _ => Reason::DeniedByPolicy,
     }
+}
+
+/// In place of a peer class: the pod's own node. No class has this number.
+const NODE: u32 = u32::MAX;
+
+/// The class of the peer in question, or [`NODE`].
+#[inline(never)]
+fn peer_class<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u32 {
+    let peer = scene.question.peer.peer(scene.endpoint.epoch).unwrap_or_default();
+    if is_node(ctx, scene.question.direction, peer) { NODE } else { peer.class }
 }
 
 #[inline(always)]
@@ -55,7 +78,7 @@ fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one
 /// look-up.
-#[inline(always)]
+#[inline(never)]
 fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
     let whole = match protocol {
         IPPROTO_TCP => EVERYTHING | EVERY_TCP,
@@ -71,7 +94,7 @@ fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
         let [page, bit] = port.to_be_bytes();
         let key = PortPageKey { port_set: verdict.port_set, protocol, page, reserved: 0 };
         // SAFETY: a published port set never changes.
-        return match unsafe { PORT_PAGES.get(key) } {
+        return match unsafe { PORT_PAGES.get(&key) } {
             Some(page) => page.bits[usize::from(bit >> 6)] >> (bit & 63) & 1 != 0,
             None => false,
         };

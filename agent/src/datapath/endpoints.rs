@@ -62,7 +62,7 @@ impl Wanted {
     }
 
     fn endpoint(&self, epoch: u32) -> Endpoint {
-        Endpoint { ingress_class: self.ingress.0, egress_class: self.egress.0, epoch, flags: 0 }
+        Endpoint { ingress_class: self.ingress.0, egress_class: self.egress.0, epoch, flags: 0, netns: 0 }
     }
 }
 

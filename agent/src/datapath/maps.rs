@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use postern_common::conntrack::{Flow, Flow4, Flow6, Fragment, FragmentKey};
-use postern_common::endpoint::Endpoint;
+use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, HalfOpen, Slot};
+use postern_common::endpoint::{Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 use postern_common::state::State;
 use postern_common::verdict::{PortPage, PortPageKey, Verdict, VerdictKey};
@@ -46,7 +46,10 @@ pub const SHAPES: &[Shape] = &[
     shape::<u32, State>("STATE"),
     shape::<Flow4, Flow>("FLOWS4"),
     shape::<Flow6, Flow>("FLOWS6"),
-    shape::<FragmentKey, Fragment>("FRAGMENTS"),
+    shape::<PodAddress4, u32>("POD_ADDRESSES4"),
+    shape::<PodAddress6, u32>("POD_ADDRESSES6"),
+    shape::<Slot, HalfOpen>("HALF_OPEN"),
+    shape::<Slot, Datagram>("FRAGMENTS"),
     shape::<u32, u64>("COUNTERS"),
 ];
 
@@ -104,6 +107,14 @@ pub struct Maps {
     pub flows4: HashMap<MapData, Flow4, Flow>,
     /// IPv6 flows.
     pub flows6: HashMap<MapData, Flow6, Flow>,
+    /// Addresses of pods, by veth.
+    pub pod_addresses4: HashMap<MapData, PodAddress4, u32>,
+    /// Addresses of pods, by veth.
+    pub pod_addresses6: HashMap<MapData, PodAddress6, u32>,
+    /// Flows that are not established yet.
+    pub half_open: HashMap<MapData, Slot, HalfOpen>,
+    /// Datagrams in fragments.
+    pub fragments: HashMap<MapData, Slot, Datagram>,
     /// Packets by direction and reason.
     pub counters: PerCpuArray<MapData, u64>,
 }
@@ -145,6 +156,10 @@ impl Maps {
             state: map("STATE")?.try_into()?,
             flows4: map("FLOWS4")?.try_into()?,
             flows6: map("FLOWS6")?.try_into()?,
+            pod_addresses4: map("POD_ADDRESSES4")?.try_into()?,
+            pod_addresses6: map("POD_ADDRESSES6")?.try_into()?,
+            half_open: map("HALF_OPEN")?.try_into()?,
+            fragments: map("FRAGMENTS")?.try_into()?,
             counters: map("COUNTERS")?.try_into()?,
         })
     }

@@ -127,7 +127,33 @@ pub(crate) fn with_options(frame: &[u8], words: u8) -> Vec<u8> {
     let options = vec![1; usize::from(words) * 4];
     let mut extended = [&frame[..after], &options, &frame[after..]].concat();
     extended[Ethernet2Header::LEN] = 0x40 | (5 + words);
-    extended
+    with_length(extended)
+}
+
+/// Makes an IPv4 header's total length that of the frame.
+pub(crate) fn with_length(mut frame: Vec<u8>) -> Vec<u8> {
+    let length = u16::try_from(frame.len() - Ethernet2Header::LEN).unwrap();
+    frame[Ethernet2Header::LEN + 2..][..2].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+/// An ICMPv6 message of the link itself: with a hop limit that tells that no router passed it on.
+pub(crate) fn on_link(source: &str, destination: &str, kind: u8, hop_limit: u8) -> Vec<u8> {
+    let mut frame = icmpv6(source, destination, kind);
+    frame[Ethernet2Header::LEN + 7] = hop_limit;
+    frame
+}
+
+/// An ARP message (operation 1: request, 2: reply).
+pub(crate) fn arp(operation: u8, sender: &str, target: &str) -> Vec<u8> {
+    let octets = |address: &str| address.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let mut frame = ethernet(0x0806);
+    frame.truncate(Ethernet2Header::LEN);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, operation, 2, 0, 0, 0, 0, 2]);
+    frame.extend(octets(sender));
+    frame.extend([0; 6]);
+    frame.extend(octets(target));
+    frame
 }
 
 /// A frame of any ethertype.

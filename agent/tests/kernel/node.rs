@@ -102,7 +102,7 @@ impl Node {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
-            flags: 0,
+            ..Endpoint::default()
         };
         self.maps.endpoints.insert(IFINDEX, endpoint, 0).unwrap();
     }

@@ -88,10 +88,10 @@ fn frames_that_are_not_judged_by_policy() {
     let mut version6 = frames::tcp(CLIENT6, WEB6, "S");
     version6[14] = 0x45;
     let table: &[(&str, &[u8], Reason)] = &[
-        ("ARP", &frames::ethernet(0x0806), Reason::Link),
-        ("neighbour solicitation", &frames::icmpv6("fd00::2", "fd00::1", 135), Reason::Link),
-        ("router advertisement", &frames::icmpv6("fe80::1", "ff02::1", 134), Reason::Link),
-        ("multicast listener report", &frames::icmpv6("fe80::1", "ff02::16", 143), Reason::Link),
+        ("ARP", &frames::arp(1, "10.0.0.1", "10.0.0.2"), Reason::Link),
+        ("neighbour solicitation", &frames::on_link("fd00::2", "fd00::1", 135, 255), Reason::Link),
+        ("router advertisement", &frames::on_link("fe80::1", "ff02::1", 134, 255), Reason::Link),
+        ("multicast listener report", &frames::on_link("fe80::1", "ff02::16", 143, 1), Reason::Link),
         ("an ethertype nobody knows", &frames::ethernet(0x88b5), Reason::UnknownEtherType),
         ("a TCP header cut short", short_tcp, Reason::Malformed),
         ("IPv4 with another version", &version, Reason::Malformed),
@@ -162,11 +162,12 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 #[test]
 fn veths_without_a_known_pod() {
     let mut rig = rig();
-    let quarantine = Endpoint { ingress_class: QUARANTINE, egress_class: QUARANTINE, epoch: 1, flags: 0 };
+    let quarantine =
+        Endpoint { ingress_class: QUARANTINE, egress_class: QUARANTINE, epoch: 1, ..Endpoint::default() };
     rig.set_endpoint(quarantine);
     assert_eq!(rig.gets(&frames::tcp(CLIENT, WEB, "S")), Answer(Reason::Quarantined));
     assert_eq!(rig.sends(&frames::tcp(WEB, CLIENT, "S")), Answer(Reason::Quarantined));
-    assert_eq!(rig.sends(&frames::ethernet(0x0806)), Answer(Reason::Link));
+    assert_eq!(rig.sends(&frames::arp(2, "10.0.0.1", "10.0.0.2")), Answer(Reason::Link));
     rig.remove_endpoint();
     assert_eq!(rig.gets(&frames::tcp(CLIENT, WEB, "S")), Answer(Reason::NoEndpoint));
 }

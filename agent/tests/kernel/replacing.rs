@@ -180,7 +180,7 @@ impl Agent {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
-            flags: 0,
+            ..Endpoint::default()
         };
         let worker = WORKERS.iter().zip(1000..).find(|((name, ..), _)| *name == &*pod.name);
         let ifindex = worker.map_or(IFINDEX, |(_, ifindex)| ifindex);

@@ -87,7 +87,7 @@ impl Rig {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
-            flags: 0,
+            ..Endpoint::default()
         });
     }
 

@@ -1,14 +1,27 @@
 //! IPv4 (RFC 791), options included.
 
+use core::ptr::{read_volatile, write_volatile};
+
 use aya_ebpf::programs::TcContext;
 
 use super::{Fragment, Packet, transport};
-use crate::frame::{self, ETHERNET, Unreadable};
+use crate::frame::{self, Unreadable};
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;
 /// More fragments follow.
 const MORE_FRAGMENTS: u16 = 0x2000;
+
+/// Most bytes of options.
+const MAX_OPTIONS: usize = 40;
+
+/// Option kinds (RFC 791 3.1).
+mod option {
+    pub(super) const END: u8 = 0;
+    pub(super) const NO_OPERATION: u8 = 1;
+    pub(super) const LOOSE_SOURCE_ROUTE: u8 = 131;
+    pub(super) const STRICT_SOURCE_ROUTE: u8 = 137;
+}
 
 /// The fixed part of the header.
 #[repr(C)]
@@ -22,38 +35,87 @@ struct Header {
     time_to_live: u8,
     protocol: u8,
     checksum: u16,
-    source: [u8; 4],
-    destination: [u8; 4],
+    source: u32,
+    destination: u32,
 }
 
-/// Parses the IPv4 header behind an Ethernet header and the transport header behind that.
+/// Parses the IPv4 header at a byte offset of the frame, and the transport header behind it.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, packet: &mut Packet<[u8; 4]>) -> Result<(), Unreadable> {
-    let header: Header = frame::read(ctx, ETHERNET)?;
-    let length = usize::from(header.version_and_length & 0x0f) * 4;
-    if header.version_and_length >> 4 != 4 || length < size_of::<Header>() {
-        return Err(Unreadable::Malformed);
-    }
+pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<(), Unreadable> {
+    let header: Header = frame::read(ctx, start)?;
     packet.source = header.source;
     packet.destination = header.destination;
     packet.protocol = header.protocol;
     packet.identification = u32::from(u16::from_be(header.identification));
+    let length = usize::from(header.version_and_length & 0x0f) * 4;
+    let total = usize::from(u16::from_be(header.total_length));
+    // Linux writes zero where a GSO packet is too big for the field (`iph_set_totlen`).
+    let end = if total == 0 && frame::is_gso(ctx) { frame::length(ctx) } else { start + total };
+    if header.version_and_length >> 4 != 4
+        || length < size_of::<Header>()
+        || end < start + length
+        || end > frame::length(ctx)
+    {
+        return Err(Unreadable::Malformed);
+    }
+    if length > size_of::<Header>() {
+        walk_options(ctx, start + size_of::<Header>(), length - size_of::<Header>(), packet)?;
+    }
     let fragment = u16::from_be(header.fragment);
     if fragment & OFFSET != 0 {
         packet.fragment = Fragment::Later;
-        return Ok(());
+        return transport::later_fragment(header.protocol, fragment & OFFSET);
     }
     if fragment & MORE_FRAGMENTS != 0 {
         packet.fragment = Fragment::First;
     }
-    transport::parse(ctx, ETHERNET + length, header.protocol, &mut packet.transport)
+    transport::parse(ctx, start + length, end, header.protocol, &mut packet.transport)
+}
+
+/// Walks the options. A packet with a source route is not for whom its header says.
+///
+/// The cursor stands in the packet's memory, from which the verifier takes any number as it comes: all rounds of the loop are alike to
+/// it. A function of its own, and by a helper call, since packet pointers may not be passed to functions.
+#[inline(never)]
+fn walk_options(
+    ctx: &TcContext,
+    start: usize,
+    length: usize,
+    packet: &mut Packet<u32>,
+) -> Result<(), Unreadable> {
+    let cursor = &raw mut packet.cursor;
+    let mut rounds = 0;
+    while rounds < MAX_OPTIONS {
+        // SAFETY: it is a field of the packet.
+        let at = unsafe { read_volatile(cursor) };
+        if at >= length {
+            break;
+        }
+        let kind: u8 = ctx.load(start + at).map_err(|_| Unreadable::Malformed)?;
+        let size = match kind {
+            option::END => break,
+            option::NO_OPERATION => 1,
+            option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE => return Err(Unreadable::SourceRouted),
+            _ => {
+                let size: u8 = ctx.load(start + at + 1).map_err(|_| Unreadable::Malformed)?;
+                if size < 2 || at + usize::from(size) > length {
+                    return Err(Unreadable::Malformed);
+                }
+                usize::from(size)
+            }
+        };
+        // SAFETY: the same.
+        unsafe { write_volatile(cursor, at + size) };
+        rounds += 1;
+    }
+    Ok(())
 }
 
 /// Gives an ICMP error the identity of the flow it is about: see [`crate::family::Address::quote`]. A later fragment is
 /// about nothing that can be told: it has no ports.
 #[inline(never)]
-pub fn quote(ctx: &TcContext, packet: &mut Packet<[u8; 4]>) -> bool {
-    let offset = packet.transport.inner;
+pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
+    let offset = packet.transport.body;
     let Ok(header) = ctx.load::<Header>(offset) else {
         return false;
     };

@@ -1,16 +1,27 @@
 //! IPv6 (RFC 8200) with extension headers.
 
+use core::ops::RangeInclusive;
+
 use aya_ebpf::programs::TcContext;
 
-use super::{Fragment, Packet, transport};
-use crate::frame::{self, ETHERNET, Unreadable};
+use postern_common::IPPROTO_ICMPV6;
+
+use super::{Fragment, Packet, Transport, transport};
+use crate::frame::{self, Unreadable};
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).
 const MAX_EXTENSIONS: usize = 6;
 
 /// No transport header is looked for beyond this offset of the frame.
-const MAX_OFFSET: usize = 1024;
+pub const MAX_OFFSET: usize = 1024;
+
+/// Router and neighbour solicitation and advertisement, redirect (RFC 4861).
+const NEIGHBOUR_DISCOVERY: RangeInclusive<u8> = 133..=137;
+/// Multicast listener query, report, done (RFC 2710).
+const LISTENER: RangeInclusive<u8> = 130..=132;
+/// Multicast listener report of version 2 (RFC 3810).
+const LISTENER_REPORT_V2: u8 = 143;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -31,41 +42,67 @@ struct Header {
     payload_length: u16,
     next_header: u8,
     hop_limit: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: [u32; 4],
+    destination: [u32; 4],
 }
 
-/// Parses the IPv6 header behind an Ethernet header, its extension headers, and the transport header behind those.
+/// The first eight bytes of an extension header: all of a fragment header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Extension {
+    next_header: u8,
+    length: u8,
+    /// Fragment header: offset and flags; routing header: type and segments left.
+    third: [u8; 2],
+    identification: u32,
+}
+
+/// Parses the IPv6 header at a byte offset of the frame, its extension headers, and the transport header behind those.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, packet: &mut Packet<[u8; 16]>) -> Result<(), Unreadable> {
-    let header: Header = frame::read(ctx, ETHERNET)?;
-    if header.version_class_label[0] >> 4 != 6 {
-        return Err(Unreadable::Malformed);
-    }
+pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Result<(), Unreadable> {
+    let header: Header = frame::read(ctx, start)?;
     packet.source = header.source;
     packet.destination = header.destination;
+    packet.hop_limit = header.hop_limit;
     let mut protocol = header.next_header;
-    let mut offset = ETHERNET + size_of::<Header>();
+    let mut offset = start + size_of::<Header>();
+    let payload = usize::from(u16::from_be(header.payload_length));
+    // Zero is a GSO packet too big for the field, or a jumbogram, whose length is in an option (RFC 2675 3).
+    let is_jumbo = payload == 0 && (protocol == HOP_BY_HOP || frame::is_gso(ctx));
+    let end = if is_jumbo { frame::length(ctx) } else { offset + payload };
+    if header.version_class_label[0] >> 4 != 6 || end > frame::length(ctx) {
+        return Err(Unreadable::Malformed);
+    }
     let mut extensions = 0;
+    let mut fragmented = false;
     while is_extension(protocol) {
-        if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET {
+        if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET || offset + 8 > end {
             return Err(Unreadable::Malformed);
         }
-        let extension: [u8; 8] = frame::read(ctx, offset)?;
-        let words = usize::from(extension[1]);
-        let next = extension[0];
-        if protocol == FRAGMENT {
-            let place = u16::from_be_bytes([extension[2], extension[3]]);
-            packet.identification =
-                u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
-            if place & OFFSET != 0 {
-                packet.fragment = Fragment::Later;
-                packet.protocol = next;
-                return Ok(());
+        let extension: Extension = frame::read(ctx, offset)?;
+        let words = usize::from(extension.length);
+        let next = extension.next_header;
+        match protocol {
+            // RFC 8200 4.1: the hop-by-hop header comes first.
+            HOP_BY_HOP if extensions != 0 => return Err(Unreadable::Malformed),
+            ROUTING if extension.third[1] != 0 => return Err(Unreadable::SourceRouted),
+            FRAGMENT => {
+                if fragmented {
+                    return Err(Unreadable::Malformed);
+                }
+                fragmented = true;
+                let place = u16::from_be_bytes(extension.third);
+                packet.identification = u32::from_be(extension.identification);
+                if place & OFFSET != 0 {
+                    packet.fragment = Fragment::Later;
+                    packet.protocol = next;
+                    return transport::later_fragment(next, place >> 3);
+                }
+                if place & MORE_FRAGMENTS != 0 {
+                    packet.fragment = Fragment::First;
+                }
             }
-            if place & MORE_FRAGMENTS != 0 {
-                packet.fragment = Fragment::First;
-            }
+            _ => {}
         }
         offset += match protocol {
             FRAGMENT => 8,
@@ -76,11 +113,35 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet<[u8; 16]>) -> Result<(), Unrea
         protocol = next;
         extensions += 1;
     }
-    if offset > MAX_OFFSET {
+    if offset > MAX_OFFSET || offset > end {
         return Err(Unreadable::Malformed);
     }
     packet.protocol = protocol;
-    transport::parse(ctx, offset, protocol, &mut packet.transport)
+    transport::parse(ctx, offset, end, protocol, &mut packet.transport)
+}
+
+/// Whether the link does not work without this message.
+///
+/// Neighbour discovery has a hop limit that no router lets through (RFC 4861 6.1, 7.1, 8.1); multicast listener messages
+/// have one that none passes on, and the sender's address on the link (RFC 2710 3, RFC 3810 5).
+#[inline(always)]
+pub fn is_link(packet: &Packet<[u32; 4]>) -> bool {
+    if packet.protocol != IPPROTO_ICMPV6 {
+        return false;
+    }
+    let Transport { kind, code, .. } = packet.transport;
+    if NEIGHBOUR_DISCOVERY.contains(&kind) {
+        return packet.hop_limit == 255 && code == 0;
+    }
+    (LISTENER.contains(&kind) || kind == LISTENER_REPORT_V2)
+        && packet.hop_limit == 1
+        && (is_link_local(&packet.source) || packet.source == [0; 4])
+}
+
+/// Whether an address is link-local (RFC 4291 2.5.6).
+#[inline(always)]
+pub fn is_link_local(address: &[u32; 4]) -> bool {
+    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
 }
 
 #[inline(always)]
@@ -91,22 +152,22 @@ fn is_extension(header: u8) -> bool {
 /// Gives an ICMPv6 error the identity of the flow it is about: see [`crate::family::Address::quote`]. Of extension
 /// headers, the fragment header of a first fragment is followed: packets that are too big may have one.
 #[inline(never)]
-pub fn quote(ctx: &TcContext, packet: &mut Packet<[u8; 16]>) -> bool {
-    let offset = packet.transport.inner;
+pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
+    let offset = packet.transport.body;
     let Ok(header) = ctx.load::<Header>(offset) else {
         return false;
     };
     let mut protocol = header.next_header;
     let mut offset = offset + size_of::<Header>();
     if protocol == FRAGMENT {
-        let Ok(extension) = ctx.load::<[u8; 8]>(offset) else {
+        let Ok(extension) = ctx.load::<Extension>(offset) else {
             return false;
         };
-        if u16::from_be_bytes([extension[2], extension[3]]) & OFFSET != 0 {
+        if u16::from_be_bytes(extension.third) & OFFSET != 0 {
             return false;
         }
-        protocol = extension[0];
-        offset += extension.len();
+        protocol = extension.next_header;
+        offset += size_of::<Extension>();
     }
     if header.version_class_label[0] >> 4 != 6
         || header.source != packet.destination

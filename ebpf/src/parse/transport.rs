@@ -1,4 +1,4 @@
-//! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260) ICMP echo (RFC 792) and ICMPv6 (RFC 4443).
+//! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260), ICMP (RFC 792) and ICMPv6 (RFC 4443).
 
 use aya_ebpf::programs::TcContext;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
@@ -11,6 +11,49 @@ const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
+/// A TCP header without options.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tcp {
+    ports: [u16; 2],
+    sequence: u32,
+    acknowledgment: u32,
+    data_offset: u8,
+    flags: u8,
+    window: u16,
+    checksum: u16,
+    urgent: u16,
+}
+
+/// A UDP header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Udp {
+    ports: [u16; 2],
+    length: u16,
+    checksum: u16,
+}
+
+/// SCTP's common header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Sctp {
+    ports: [u16; 2],
+    tag: u32,
+    checksum: u32,
+}
+
+/// The header of ICMP and ICMPv6 messages; for an echo, what its other four bytes mean.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Icmp {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    identifier: u16,
+    sequence: u16,
+}
+
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMP_ECHO: u8 = 8;
 
@@ -21,71 +64,64 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 const ICMPV6_FIRST_INFORMATIONAL: u8 = 128;
 const ICMPV6_ECHO: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
-/// Multicast listener query, report, done (RFC 2710).
-const ICMPV6_LISTENER: core::ops::RangeInclusive<u8> = 130..=132;
-/// Router and neighbour solicitation and advertisement, redirect (RFC 4861).
-const ICMPV6_NEIGHBOUR: core::ops::RangeInclusive<u8> = 133..=137;
-/// Version 2 multicast listener report (RFC 3810).
-const ICMPV6_LISTENER_V2: u8 = 143;
 
-/// Parses the transport header at a byte offset of the frame.
+/// Parses the transport header at a byte offset of a frame whose packet ends at another.
 #[inline(always)]
 pub fn parse(
     ctx: &TcContext,
     offset: usize,
+    end: usize,
     protocol: u8,
     transport: &mut Transport,
 ) -> Result<(), Unreadable> {
     match protocol {
         IPPROTO_TCP => {
-            // Ports to flags: the rest is not ours to judge.
-            let header: [u8; 14] = frame::read(ctx, offset)?;
-            let flags = header[13];
-            transport.source_port = u16::from_be_bytes([header[0], header[1]]);
-            transport.destination_port = u16::from_be_bytes([header[2], header[3]]);
-            transport.flow = true;
-            transport.starts = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-            transport.ends = flags & (TCP_FIN | TCP_RST) != 0;
-        }
-        IPPROTO_UDP | IPPROTO_SCTP => {
-            let header: [u8; 4] = frame::read(ctx, offset)?;
-            transport.flow = true;
-            transport.source_port = u16::from_be_bytes([header[0], header[1]]);
-            transport.destination_port = u16::from_be_bytes([header[2], header[3]]);
-        }
-        IPPROTO_ICMP => {
-            let header: [u8; 8] = frame::read(ctx, offset)?;
-            match header[0] {
-                ICMP_ECHO => {
-                    transport.starts = true;
-                    echo(header, transport);
-                }
-                ICMP_ECHO_REPLY => {
-                    transport.answers = true;
-                    echo(header, transport);
-                }
-                // Errors quote the packet they are about after eight bytes of their own.
-                kind if ICMP_ERRORS.contains(&kind) => transport.inner = offset + header.len(),
-                _ => {}
+            let header: Tcp = frame::read(ctx, offset)?;
+            let flags = header.flags;
+            let length = usize::from(header.data_offset >> 4) * 4;
+            if length < size_of::<Tcp>() || offset + length > end {
+                return Err(Unreadable::Malformed);
             }
+            ports(header.ports, transport);
+            transport.starts = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
+            transport.goes_on = flags & TCP_SYN == 0;
+            transport.finishes = flags & TCP_FIN != 0;
+            transport.resets = flags & TCP_RST != 0;
         }
-        IPPROTO_ICMPV6 => {
-            let header: [u8; 8] = frame::read(ctx, offset)?;
-            match header[0] {
-                ICMPV6_ECHO => {
+        IPPROTO_UDP => {
+            let header: Udp = frame::read(ctx, offset)?;
+            if offset + size_of::<Udp>() > end {
+                return Err(Unreadable::Malformed);
+            }
+            ports(header.ports, transport);
+        }
+        IPPROTO_SCTP => {
+            let header: Sctp = frame::read(ctx, offset)?;
+            if offset + size_of::<Sctp>() > end {
+                return Err(Unreadable::Malformed);
+            }
+            ports(header.ports, transport);
+        }
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            let header: Icmp = frame::read(ctx, offset)?;
+            if offset + size_of::<Icmp>() > end {
+                return Err(Unreadable::Malformed);
+            }
+            transport.kind = header.kind;
+            transport.code = header.code;
+            transport.body = offset + size_of::<Icmp>();
+            match (protocol, header.kind) {
+                (IPPROTO_ICMP, ICMP_ECHO) | (IPPROTO_ICMPV6, ICMPV6_ECHO) => {
                     transport.starts = true;
-                    echo(header, transport);
+                    echo(header.identifier, transport);
                 }
-                ICMPV6_ECHO_REPLY => {
+                (IPPROTO_ICMP, ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO_REPLY) => {
                     transport.answers = true;
-                    echo(header, transport);
+                    echo(header.identifier, transport);
                 }
-                kind if kind < ICMPV6_FIRST_INFORMATIONAL => transport.inner = offset + header.len(),
-                kind => {
-                    transport.link = ICMPV6_LISTENER.contains(&kind)
-                        || ICMPV6_NEIGHBOUR.contains(&kind)
-                        || kind == ICMPV6_LISTENER_V2;
-                }
+                (IPPROTO_ICMP, kind) => transport.error = ICMP_ERRORS.contains(&kind),
+                (_, kind) => transport.error = kind < ICMPV6_FIRST_INFORMATIONAL,
             }
         }
         _ => {}
@@ -93,29 +129,55 @@ pub fn parse(
     Ok(())
 }
 
+/// Checks that a later fragment, at an offset in units of eight bytes, leaves the first one's TCP header alone: a
+/// receiver might put it over the flags (RFC 3128).
+#[inline(always)]
+pub fn later_fragment(protocol: u8, offset: u16) -> Result<(), Unreadable> {
+    if protocol == IPPROTO_TCP && usize::from(offset) * 8 < size_of::<Tcp>() {
+        return Err(Unreadable::Malformed);
+    }
+    Ok(())
+}
+
+/// Source and destination port, as they stand in the header.
+#[inline(always)]
+fn ports([source, destination]: [u16; 2], transport: &mut Transport) {
+    transport.flow = true;
+    transport.source_port = u16::from_be(source);
+    transport.destination_port = u16::from_be(destination);
+}
+
 /// An echo is known by its identifier, which stands for both ports.
 #[inline(always)]
-fn echo(header: [u8; 8], transport: &mut Transport) {
-    transport.flow = true;
-    transport.source_port = u16::from_be_bytes([header[4], header[5]]);
-    transport.destination_port = transport.source_port;
+fn echo(identifier: u16, transport: &mut Transport) {
+    ports([identifier, identifier], transport);
 }
 
 /// Takes over the ports, or an echo's identifier, of a packet quoted by an ICMP error, the other way round: the error
 /// goes back. Eight bytes of the quoted transport header are sure to be there (RFC 792). Says whether it could.
 #[inline(always)]
 pub fn quote(ctx: &TcContext, offset: usize, protocol: u8, transport: &mut Transport) -> bool {
-    let Ok(bytes) = ctx.load::<[u8; 8]>(offset) else {
-        return false;
-    };
-    match (protocol, bytes[0]) {
-        (IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP, _) => {
-            transport.flow = true;
-            transport.destination_port = u16::from_be_bytes([bytes[0], bytes[1]]);
-            transport.source_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    match protocol {
+        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP => {
+            let Ok(header) = ctx.load::<Udp>(offset) else {
+                return false;
+            };
+            let [source, destination] = header.ports;
+            ports([destination, source], transport);
         }
-        (IPPROTO_ICMP, ICMP_ECHO | ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO | ICMPV6_ECHO_REPLY) => {
-            echo(bytes, transport);
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            let Ok(header) = ctx.load::<Icmp>(offset) else {
+                return false;
+            };
+            let echoes = if protocol == IPPROTO_ICMP {
+                [ICMP_ECHO, ICMP_ECHO_REPLY]
+            } else {
+                [ICMPV6_ECHO, ICMPV6_ECHO_REPLY]
+            };
+            if !echoes.contains(&header.kind) {
+                return false;
+            }
+            echo(header.identifier, transport);
         }
         _ => return false,
     }

@@ -1,0 +1,26 @@
+//! Postern's packet path: what the TC programs of this package are made of.
+//!
+//! [`filter`] says in what order a packet is judged; [`guard`] checks senders alone. Maps are declared in [`maps`], their
+//! types in `postern-common`; the agent writes the policy, the programs the flows, fragments and counters.
+//!
+//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`).
+
+#![no_std]
+#![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
+
+pub mod config;
+pub mod conntrack;
+pub mod count;
+pub mod family;
+pub mod filter;
+pub mod fragment;
+pub mod frame;
+pub mod guard;
+pub mod half_open;
+pub mod maps;
+pub mod parse;
+pub mod scene;
+pub mod slot;
+pub mod sockets;
+pub mod steady;
+pub mod verdict;

@@ -1,0 +1,119 @@
+//! What is known of the packet at hand.
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::TcContext;
+use postern_common::conntrack::{HalfOpen, Slot};
+use postern_common::direction::EGRESS;
+use postern_common::endpoint::Endpoint;
+use postern_common::reason::Reason;
+use postern_common::state::State;
+
+use crate::family::Address;
+use crate::frame::{self, Unreadable};
+use crate::maps::STATE;
+use crate::parse::Packet;
+use crate::verdict::{self, Question};
+
+/// A packet, and everything that it is judged by other than policy.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Scene<A: Address> {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub now: u64,
+    /// Policy generation, read before any table: a flow judged by tables of which some were newer is judged again.
+    pub generation: u32,
+    /// Interface index of the veth.
+    pub ifindex: u32,
+    /// What the agent says of the veth; not set before it is needed.
+    pub endpoint: Endpoint,
+    /// What tells the packet's flow from others, and, once it was found, how far it got.
+    pub half_open: HalfOpen,
+    /// Hash of what tells the flow from others.
+    pub hash: u64,
+    /// Where the half-open flow was found.
+    pub slot: Slot,
+    /// What the packet says.
+    pub packet: Packet<A>,
+    /// Address and port of the pod.
+    pub pod: (A, u16),
+    /// Address and port of the other side.
+    pub peer: (A, u16),
+    /// Key of the packet's flow among the established ones.
+    pub key: A::FlowKey,
+    /// What policy is asked.
+    pub question: Question<A>,
+    /// One of [`readable`]'s constants.
+    pub readable: u8,
+}
+
+/// Whether a packet could be read. No enum: the compiler would take for granted that memory holds one of its values.
+pub mod readable {
+    /// It could.
+    pub const YES: u8 = 0;
+    /// It is too short, or contradicts itself.
+    pub const MALFORMED: u8 = 1;
+    /// It names routers to go through.
+    pub const SOURCE_ROUTED: u8 = 2;
+}
+
+impl<A: Address> Scene<A> {
+    /// Sets the scene for a packet whose IP header is at a byte offset of the frame.
+    #[inline(always)]
+    pub fn set<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
+        self.ifindex = ifindex(ctx);
+        self.generation = STATE.get(0).map_or(0, |state: &State| state.generation);
+        // SAFETY: the helper takes nothing and only reads a clock.
+        self.now = unsafe { bpf_ktime_get_coarse_ns() };
+        self.readable = match parse(ctx, start, &mut self.packet) {
+            Ok(()) => readable::YES,
+            Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
+            Err(_) => readable::MALFORMED,
+        };
+        self.take_sides::<DIRECTION>();
+    }
+
+    /// Takes sides, once the packet is known.
+    #[inline(always)]
+    pub fn take_sides<const DIRECTION: u8>(&mut self) {
+        let source = (self.packet.source, self.packet.transport.source_port);
+        let destination = (self.packet.destination, self.packet.transport.destination_port);
+        (self.pod, self.peer) =
+            if DIRECTION == EGRESS { (source, destination) } else { (destination, source) };
+        self.key = A::flow_key(self.ifindex, self.pod, self.peer, self.packet.protocol);
+    }
+
+    /// What policy says of this packet's flow, started in a direction.
+    #[inline(always)]
+    pub fn judge(&mut self, ctx: &TcContext, direction: u8) -> Reason {
+        // A flow's port is that of the side that did not start it.
+        let port = if direction == EGRESS { self.peer.1 } else { self.pod.1 };
+        self.question = Question { direction, peer: self.peer.0, protocol: self.packet.protocol, port };
+        verdict::judge(ctx, self)
+    }
+}
+
+/// Interface index of the veth.
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context of a running program is valid.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Parses a packet; when its headers are not linear, once more after making them so.
+///
+/// A loop with one call, not two calls: the compiler would make a function of its own from the parser, and pointers
+/// into the packet may not be passed between functions.
+#[inline(always)]
+fn parse<A: Address>(ctx: &TcContext, start: usize, packet: &mut Packet<A>) -> Result<(), Unreadable> {
+    let mut pulled = false;
+    loop {
+        *packet = Packet::default();
+        match A::parse(ctx, start, packet) {
+            Err(Unreadable::NotLinear) if !pulled => {
+                frame::pull(ctx, A::HEADERS);
+                pulled = true;
+            }
+            parsed => return parsed,
+        }
+    }
+}
