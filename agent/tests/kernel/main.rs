@@ -8,6 +8,7 @@ mod agreement;
 mod connections;
 mod frames;
 mod node;
+mod parsing;
 mod ports;
 mod programs;
 mod reasons;

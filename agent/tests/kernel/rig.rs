@@ -10,7 +10,7 @@ use postern::datapath::object::{self, Established, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::endpoint::Endpoint;
+use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
 use postern_common::reason::Reason;
 use postern_policy::model::{NamespacedName, Object, ObjectRef};
 use postern_policy::{Engine, Scope};
@@ -29,6 +29,9 @@ pub(crate) struct Rig {
     writer: Writer,
     engine: Engine,
     pod: NamespacedName,
+    /// The veth that frames are shown on, and what the agent says of it beside its classes.
+    ifindex: u32,
+    endpoint: Endpoint,
 }
 
 /// A program's answer: why, and whether TC was told so.
@@ -52,7 +55,9 @@ impl Rig {
         let (writer, first) = Writer::begin(&mut maps).unwrap();
         let engine = Engine::new(Scope::Node("node-a".into()), first);
         let (namespace, name) = pod.split_once('/').unwrap();
-        let mut rig = Self { ebpf, maps, writer, engine, pod: NamespacedName::new(namespace, name) };
+        let pod = NamespacedName::new(namespace, name);
+        let (ifindex, endpoint) = (IFINDEX, Endpoint::default());
+        let mut rig = Self { ebpf, maps, writer, engine, pod, ifindex, endpoint };
         rig.apply(yaml);
         rig
     }
@@ -87,35 +92,77 @@ impl Rig {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
-            ..Endpoint::default()
+            ..self.endpoint
         });
+    }
+
+    /// From now on, frames are shown on another veth, behind which the rig's pod is; with the id of its namespace, its
+    /// sockets can be asked.
+    pub(crate) fn on_veth(&mut self, ifindex: u32, netns: Option<u32>) {
+        self.ifindex = ifindex;
+        self.endpoint.netns = netns.map_or(0, |id| id + 1);
+        self.settle();
+    }
+
+    /// From now on, the pod may send from its own addresses alone.
+    pub(crate) fn guard(&mut self) {
+        let pod = self.engine.local_pod(&self.pod).expect("the rig's pod is on node-a");
+        for address in pod.pod.addresses.clone() {
+            match address {
+                IpAddr::V4(address) => {
+                    let key = PodAddress4 { ifindex: self.ifindex, address: address.octets() };
+                    self.maps.pod_addresses4.insert(key, 1, 0).unwrap();
+                }
+                IpAddr::V6(address) => {
+                    let key = PodAddress6 { ifindex: self.ifindex, address: address.octets() };
+                    self.maps.pod_addresses6.insert(key, 1, 0).unwrap();
+                }
+            }
+        }
+        self.endpoint.flags = GUARDED;
+        self.settle();
     }
 
     /// Overrides what the endpoint map says of the pod's veth.
     pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint) {
-        self.maps.endpoints.insert(IFINDEX, endpoint, 0).unwrap();
+        self.maps.endpoints.insert(self.ifindex, endpoint, 0).unwrap();
     }
 
     /// Takes the endpoint away.
     pub(crate) fn remove_endpoint(&mut self) {
-        self.maps.endpoints.remove(&IFINDEX).unwrap();
+        self.maps.endpoints.remove(&self.ifindex).unwrap();
     }
 
     /// The pod sends a frame.
     pub(crate) fn sends(&mut self, frame: &[u8]) -> Answer {
-        self.run(EGRESS, frame)
+        self.run(EGRESS, frame, &context(self.ifindex, 0))
     }
 
     /// The pod gets a frame.
     pub(crate) fn gets(&mut self, frame: &[u8]) -> Answer {
-        self.run(INGRESS, frame)
+        self.run(INGRESS, frame, &context(self.ifindex, 0))
     }
 
-    fn run(&mut self, direction: u8, frame: &[u8]) -> Answer {
-        let before = self.counters(direction);
+    /// The pod gets a frame that stands for several packets of this many bytes of payload.
+    pub(crate) fn gets_large(&mut self, frame: &[u8], payload: u32) -> Answer {
+        self.run(INGRESS, frame, &context(self.ifindex, payload))
+    }
+
+    /// Whether a frame passes, without asking why: for millions of them.
+    pub(crate) fn passes(&mut self, direction: u8, frame: &[u8]) -> bool {
+        self.returned(direction, frame, &context(self.ifindex, 0)) == NEXT
+    }
+
+    fn returned(&mut self, direction: u8, frame: &[u8], context: &[u8]) -> i32 {
         let program = object::program(&mut self.ebpf, PROGRAMS[usize::from(direction)]).unwrap();
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
-        let returned = program.test_run(options).unwrap().return_value.cast_signed();
+        let options =
+            TestRunOptions { data_in: Some(frame), ctx_in: Some(context), ..TestRunOptions::default() };
+        program.test_run(options).unwrap().return_value.cast_signed()
+    }
+
+    fn run(&mut self, direction: u8, frame: &[u8], context: &[u8]) -> Answer {
+        let before = self.counters(direction);
+        let returned = self.returned(direction, frame, context);
         let after = self.counters(direction);
         let counted: Vec<Reason> = Reason::ALL
             .iter()
@@ -134,6 +181,16 @@ impl Rig {
             |reason: &Reason| self.maps.counters.get(&reason.counter(direction), 0).unwrap().iter().sum();
         Reason::ALL.iter().map(total).collect()
     }
+}
+
+/// The `struct __sk_buff` (`linux/bpf.h`) that a frame is shown with.
+fn context(ifindex: u32, gso_size: u32) -> [u8; 192] {
+    let mut context = [0; 192];
+    // `ifindex`, `gso_segs` and `gso_size`.
+    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    context[164..168].copy_from_slice(&u32::from(gso_size != 0).to_ne_bytes());
+    context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
+    context
 }
 
 /// Parses manifests, as the agent does.
