@@ -130,8 +130,8 @@ impl Lifetimes {
 /// behind, taken as two words, which cost less to compare than sixteen bytes.
 #[must_use]
 pub const fn wide(address: [u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    let (halves, _) = address.as_chunks::<8>();
+    [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])]
 }
 
 /// What a flow has shown so far.

@@ -137,16 +137,14 @@ enum Known {
     Nothing,
     /// Policy allows it.
     Allowed,
-    /// Policy does not allow it any more, and it began in this packet's direction.
+    /// Policy does not allow it any more.
     Denied,
-    /// Policy does not allow it any more, and this packet goes the other way.
-    Blocked,
 }
 
 /// Looks for a flow that was noted before (7): established ones, of whatever generation, then half-open ones that began
 /// in the other direction. With `note`, the packet is noted as one of the flow.
 #[inline(always)]
-fn known<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> Known {
+fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> Known {
     let Packet { transport, protocol, .. } = scene.packet;
     if let Some(flow) = A::flow(&scene.key) {
         // SAFETY: as in `reason_of_packet`.
@@ -158,7 +156,7 @@ fn known<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>,
                 }
                 return Known::Allowed;
             }
-            return if flow.initiator == DIRECTION { Known::Denied } else { Known::Blocked };
+            return Known::Denied;
         }
     }
     if transport.starts {
@@ -166,7 +164,7 @@ fn known<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>,
     }
     let answers = known_half_open::<DIRECTION, A>(ctx, scene, other_way(DIRECTION), note);
     // Packets of the first direction that may be the first are judged as such, until the flow is established.
-    if answers == Known::Allowed || !(transport.goes_on || answers == Known::Blocked) {
+    if answers == Known::Allowed || !(transport.goes_on || answers == Known::Denied) {
         return answers;
     }
     match known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, note) {
@@ -194,11 +192,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     } else if !allowed {
         half_open::update(scene);
     }
-    match (allowed, initiator == DIRECTION) {
-        (true, _) => Known::Allowed,
-        (false, true) => Known::Denied,
-        (false, false) => Known::Blocked,
-    }
+    if allowed { Known::Allowed } else { Known::Denied }
 }
 
 /// Notes a packet of the half-open flow that was found, which may be established by it.
@@ -230,7 +224,7 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
     if A::quote(ctx, &mut scene.packet) {
         scene.take_sides::<DIRECTION>();
         half_open::identify(scene);
-        if known::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {
+        if known_flow::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {
             return Reason::Related;
         }
         // The error goes the way of the flow's first direction: it is about an answer.
@@ -246,14 +240,12 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
 #[inline(never)]
 fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let Packet { transport, protocol, .. } = scene.packet;
-    let mut blocked = false;
+    let mut known = Known::Nothing;
     if transport.flow {
         half_open::identify(scene);
-        match known::<DIRECTION, A>(ctx, scene, true) {
-            Known::Allowed => return Reason::Established,
-            Known::Denied => return Reason::DeniedByPolicy,
-            Known::Blocked => blocked = true,
-            Known::Nothing => {}
+        known = known_flow::<DIRECTION, A>(ctx, scene, true);
+        if known == Known::Allowed {
+            return Reason::Established;
         }
     }
     let reason = scene.judge(ctx, DIRECTION);
@@ -263,18 +255,17 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     // Whatever else is known: this passes, if not as the start of something.
     let unasked = reason == Reason::NotIsolated || reason == Reason::Node;
 
-    if blocked || transport.answers {
+    if known == Known::Denied || transport.answers {
         return if unasked { reason } else { Reason::DeniedByPolicy };
     }
     if protocol == IPPROTO_TCP && transport.goes_on {
         match pick_up::<DIRECTION, A>(ctx, scene) {
             PickedUp::Allowed => return Reason::Established,
             PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
-            PickedUp::Unknown if transport.resets => return reason,
             PickedUp::Unknown => {}
         }
     }
-    if reason.drops() {
+    if reason.drops() || transport.resets {
         return reason;
     }
     if transport.starts {

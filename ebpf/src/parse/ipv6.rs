@@ -80,7 +80,6 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
             return Err(Unreadable::Malformed);
         }
         let extension: Extension = frame::read(ctx, offset)?;
-        let words = usize::from(extension.length);
         let next = extension.next_header;
         match protocol {
             // RFC 8200 4.1: the hop-by-hop header comes first.
@@ -104,12 +103,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
             }
             _ => {}
         }
-        offset += match protocol {
-            FRAGMENT => 8,
-            // RFC 4302 2.2: in words of four bytes, minus two.
-            AUTHENTICATION => (words + 2) * 4,
-            _ => (words + 1) * 8,
-        };
+        offset += length(protocol, extension);
         protocol = next;
         extensions += 1;
     }
@@ -144,35 +138,52 @@ pub fn is_link_local(address: &[u32; 4]) -> bool {
     u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
 }
 
+/// Length of an extension header in bytes.
+#[inline(always)]
+fn length(header: u8, extension: Extension) -> usize {
+    let words = usize::from(extension.length);
+    match header {
+        FRAGMENT => 8,
+        // RFC 4302 2.2: in words of four bytes, minus two.
+        AUTHENTICATION => (words + 2) * 4,
+        _ => (words + 1) * 8,
+    }
+}
+
 #[inline(always)]
 fn is_extension(header: u8) -> bool {
     matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
-/// Gives an ICMPv6 error the identity of the flow it is about: see [`crate::family::Address::quote`]. Of extension
-/// headers, the fragment header of a first fragment is followed: packets that are too big may have one.
+/// Gives an ICMPv6 error the identity of the flow it is about: see [`crate::family::Address::quote`].
 #[inline(never)]
 pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
-    let offset = packet.transport.body;
+    let mut offset = packet.transport.body;
     let Ok(header) = ctx.load::<Header>(offset) else {
         return false;
     };
+    if header.version_class_label[0] >> 4 != 6 || header.source != packet.destination {
+        return false;
+    }
     let mut protocol = header.next_header;
-    let mut offset = offset + size_of::<Header>();
-    if protocol == FRAGMENT {
+    offset += size_of::<Header>();
+    let mut extensions = 0;
+    while is_extension(protocol) {
+        if extensions == MAX_EXTENSIONS {
+            return false;
+        }
         let Ok(extension) = ctx.load::<Extension>(offset) else {
             return false;
         };
-        if u16::from_be_bytes(extension.third) & OFFSET != 0 {
+        // A later fragment is about nothing that can be told: it has no ports.
+        if protocol == FRAGMENT && u16::from_be_bytes(extension.third) & OFFSET != 0 {
             return false;
         }
+        offset += length(protocol, extension);
         protocol = extension.next_header;
-        offset += size_of::<Extension>();
+        extensions += 1;
     }
-    if header.version_class_label[0] >> 4 != 6
-        || header.source != packet.destination
-        || !transport::quote(ctx, offset, protocol, &mut packet.transport)
-    {
+    if !transport::quote(ctx, offset, protocol, &mut packet.transport) {
         return false;
     }
     packet.source = header.destination;

@@ -1,5 +1,7 @@
 //! TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260), ICMP (RFC 792) and ICMPv6 (RFC 4443).
 
+use core::ops::RangeInclusive;
+
 use aya_ebpf::programs::TcContext;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
@@ -60,8 +62,8 @@ const ICMP_ECHO: u8 = 8;
 /// Destination unreachable (path MTU discovery among it), time exceeded, parameter problem.
 const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 
-/// Below are errors: unreachable, packet too big, time exceeded, parameter problem (RFC 4443 2.1).
-const ICMPV6_FIRST_INFORMATIONAL: u8 = 128;
+/// Unreachable, packet too big, time exceeded, parameter problem (RFC 4443 2.1).
+const ICMPV6_ERRORS: RangeInclusive<u8> = 1..=4;
 const ICMPV6_ECHO: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
 
@@ -83,7 +85,8 @@ pub fn parse(
                 return Err(Unreadable::Malformed);
             }
             ports(header.ports, transport);
-            transport.starts = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            // No host starts a connection with a RST.
+            transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
             transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
             transport.goes_on = flags & TCP_SYN == 0;
             transport.finishes = flags & TCP_FIN != 0;
@@ -121,7 +124,7 @@ pub fn parse(
                     echo(header.identifier, transport);
                 }
                 (IPPROTO_ICMP, kind) => transport.error = ICMP_ERRORS.contains(&kind),
-                (_, kind) => transport.error = kind < ICMPV6_FIRST_INFORMATIONAL,
+                (_, kind) => transport.error = ICMPV6_ERRORS.contains(&kind),
             }
         }
         _ => {}
