@@ -41,12 +41,14 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
     }
 }
 
-/// Whether policy still allows a flow, judged again in its first direction where the generation moved on. Says so in the
+/// Whether a flow is still allowed, judged again in its first direction where the generation moved on. Says so in the
 /// flow; one that is denied stays so for a while after its last packet.
 #[inline(always)]
 pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
     if flow.generation != scene.generation && config::recheck() {
-        flow.denied = u8::from(scene.judge(ctx, flow.initiator).drops());
+        // It may be from before the pod was guarded.
+        let allowed = !scene.judge(ctx, flow.initiator).drops() && !scene.is_for_another();
+        flow.denied = u8::from(!allowed);
         flow.generation = scene.generation;
     }
     if flow.denied != 0 {

@@ -272,8 +272,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         // What there was with the same ports is over.
         A::forget(&scene.key);
     }
-    if DIRECTION == INGRESS && scene.endpoint.flags & GUARDED != 0 && !scene.pod.0.is_pods(scene.ifindex) {
-        // A bridge floods: this is for another, whose answers do not come from here.
+    if DIRECTION == INGRESS && scene.is_for_another() {
         return reason;
     }
     if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
@@ -302,7 +301,7 @@ enum PickedUp {
 #[inline(never)]
 fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> PickedUp {
     let connection = sockets::connection(ctx, scene);
-    if connection == Connection::Unknown {
+    if connection == Connection::Unknown || scene.is_for_another() {
         return PickedUp::Unknown;
     }
     let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };

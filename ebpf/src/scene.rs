@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{HalfOpen, Slot};
 use postern_common::direction::EGRESS;
-use postern_common::endpoint::Endpoint;
+use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
 use postern_common::state::State;
 
@@ -80,6 +80,13 @@ impl<A: Address> Scene<A> {
         (self.pod, self.peer) =
             if DIRECTION == EGRESS { (source, destination) } else { (destination, source) };
         self.key = A::flow_key(self.ifindex, self.pod, self.peer, self.packet.protocol);
+    }
+
+    /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and
+    /// their answers do not come from here.
+    #[inline(always)]
+    pub fn is_for_another(&self) -> bool {
+        self.endpoint.flags & GUARDED != 0 && !self.pod.0.is_nobodys() && !self.pod.0.is_pods(self.ifindex)
     }
 
     /// What policy says of this packet's flow, started in a direction.
