@@ -108,6 +108,8 @@ pub struct Pod {
     pub finished: bool,
     /// Declared ports of all containers.
     pub ports: Vec<ContainerPort>,
+    /// Annotation `postern.dev/antispoof: "off"`: the pod may send from addresses that are not its own.
+    pub unguarded: bool,
 }
 
 /// One requirement of a label selector.

@@ -12,6 +12,9 @@ use super::Problem;
 /// The label that every namespace carries (set by the API server).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// The annotation by which a pod opts out of anti-spoofing.
+const ANTISPOOF: &str = "postern.dev/antispoof";
+
 pub(super) fn id(metadata: &ObjectMeta) -> Result<NamespacedName, Problem> {
     let name = metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
     // What kubectl does with manifests that name no namespace.
@@ -79,13 +82,14 @@ pub fn node(object: &core::Node) -> Result<Node, Problem> {
     Ok(Node { name: name.into(), addresses })
 }
 
-/// Converts a pod.
+/// Converts a pod. An annotation that cannot be meant is returned beside it: it does not count.
 ///
 /// # Errors
 ///
 /// `metadata.name` is missing, an address is none, or a declared port is out of range.
-pub fn pod(object: &core::Pod) -> Result<Pod, Problem> {
+pub fn pod(object: &core::Pod) -> Result<(Pod, Vec<Problem>), Problem> {
     let id = id(&object.metadata)?;
+    let mut problems = Vec::new();
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
     let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
     let mut ports = Vec::new();
@@ -103,7 +107,7 @@ pub fn pod(object: &core::Pod) -> Result<Pod, Problem> {
             }
         }
     }
-    Ok(Pod {
+    let pod = Pod {
         id,
         labels: labels(&object.metadata),
         addresses: addresses(object)?,
@@ -111,7 +115,22 @@ pub fn pod(object: &core::Pod) -> Result<Pod, Problem> {
         host_network: spec.host_network.unwrap_or(false),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         ports,
-    })
+        unguarded: unguarded(&object.metadata, &mut problems),
+    };
+    Ok((pod, problems))
+}
+
+/// Whether a pod has opted out of anti-spoofing. Whatever else the annotation says does not open anything.
+fn unguarded(metadata: &ObjectMeta, problems: &mut Vec<Problem>) -> bool {
+    match metadata.annotations.iter().flatten().find(|(key, _)| *key == ANTISPOOF) {
+        None => false,
+        Some((_, value)) if value == "off" => true,
+        Some((_, value)) => {
+            let message = format!("{value:?} is not \"off\", the only value that this annotation may have");
+            problems.push(Problem::new(format!("metadata.annotations[{ANTISPOOF}]"), message));
+            false
+        }
+    }
 }
 
 fn addresses(object: &core::Pod) -> Result<Vec<IpAddr>, Problem> {
@@ -128,4 +147,42 @@ fn addresses(object: &core::Pod) -> Result<Vec<IpAddr>, Problem> {
         }
     }
     Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(annotations: &str) -> (Pod, Vec<String>) {
+        let yaml = format!(
+            "metadata: {{namespace: shop, name: web, annotations: {annotations}}}\nspec: {{containers: [{{name: c}}]}}"
+        );
+        let (pod, problems) = pod(&serde_yaml_ng::from_str(&yaml).unwrap()).unwrap();
+        (pod, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn one_annotation_opts_out_of_anti_spoofing() {
+        for (annotations, unguarded) in [
+            ("{}", false),
+            ("{postern.dev/antispoof: \"off\"}", true),
+            ("{postern.dev/other: \"off\"}", false),
+        ] {
+            let (pod, problems) = converted(annotations);
+            assert_eq!((pod.unguarded, problems), (unguarded, vec![]), "{annotations}");
+        }
+    }
+
+    #[test]
+    fn any_other_value_opts_nobody_out() {
+        for value in ["on", "OFF", "false", "off ", ""] {
+            let (pod, problems) = converted(&format!("{{postern.dev/antispoof: \"{value}\"}}"));
+            assert!(!pod.unguarded, "{value:?}");
+            let expected = format!(
+                "metadata.annotations[postern.dev/antispoof]: {value:?} is not \"off\", the only value that this \
+                 annotation may have"
+            );
+            assert_eq!(problems, [expected]);
+        }
+    }
 }

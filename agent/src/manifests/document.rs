@@ -65,9 +65,13 @@ fn read(line: usize, text: &str) -> Document {
         return broken(&value, None, "apiVersion and kind are missing: not a Kubernetes object".to_owned());
     };
     match (version, kind) {
-        ("v1", "Namespace") => simple(&value, |it| convert::namespace(it).map(Object::Namespace)),
-        ("v1", "Node") => simple(&value, |it| convert::node(it).map(Object::Node)),
-        ("v1", "Pod") => simple(&value, |it: &core::Pod| convert::pod(it).map(Object::Pod)),
+        ("v1", "Namespace") => {
+            simple(&value, |it| Ok((Object::Namespace(convert::namespace(it)?), Vec::new())))
+        }
+        ("v1", "Node") => simple(&value, |it| Ok((Object::Node(convert::node(it)?), Vec::new()))),
+        ("v1", "Pod") => simple(&value, |it: &core::Pod| {
+            convert::pod(it).map(|(pod, problems)| (Object::Pod(pod), problems))
+        }),
         ("networking.k8s.io/v1", "NetworkPolicy") => network_policy(&value),
         (_, "Namespace" | "Node" | "Pod" | "NetworkPolicy") => {
             broken(&value, Some(kind), format!("apiVersion {version:?} is not known for {kind}"))
@@ -83,11 +87,14 @@ fn syntax_error(line: usize, error: &serde_yaml_ng::Error) -> Document {
     Document::Broken { object: None, isolation: None, message: format!("not YAML: {error}{place}") }
 }
 
-fn simple<T: DeserializeOwned>(value: &Value, convert: impl Fn(&T) -> Result<Object, Problem>) -> Document {
+fn simple<T: DeserializeOwned>(
+    value: &Value,
+    convert: impl Fn(&T) -> Result<(Object, Vec<Problem>), Problem>,
+) -> Document {
     let kind = value.get("kind").and_then(Value::as_str);
     match typed(value, &mut Vec::new()) {
         Ok(object) => match convert(&object) {
-            Ok(object) => Document::Object(object, Vec::new()),
+            Ok((object, problems)) => Document::Object(object, problems),
             Err(problem) => broken(value, kind, problem.to_string()),
         },
         Err(message) => broken(value, kind, message),

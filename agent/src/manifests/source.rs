@@ -125,8 +125,12 @@ impl Source {
             let object = match parsed {
                 Document::Other => continue,
                 Document::Object(object, problems) => {
+                    let fate = match object {
+                        Object::Pod(_) => "the pod may send from its own addresses alone",
+                        _ => "this entry matches nothing",
+                    };
                     for problem in problems {
-                        let message = format!("{problem}; until it is mended, this entry matches nothing");
+                        let message = format!("{problem}; until it is mended, {fate}");
                         invalid(Some(object.reference()), message);
                     }
                     object

@@ -260,6 +260,17 @@ spec:
 }
 
 #[test]
+fn an_annotation_that_cannot_be_meant_is_reported_and_the_pod_is_used() {
+    let annotated = POD.replace("name: web,", "name: web, annotations: {postern.dev/antispoof: none},");
+    let mut folder = Folder::new(&[("a.yaml", &annotated)]);
+    let (changes, errors) = folder.read();
+    assert!(changes.iter().any(|change| matches!(change, Change::Apply(Object::Pod(pod)) if !pod.unguarded)));
+    let [error] = &errors[..] else { panic!("{errors:?}") };
+    assert!(error.starts_with("a.yaml, document 1: Pod shop/web: metadata.annotations["), "{error}");
+    assert!(error.ends_with("until it is mended, the pod may send from its own addresses alone"), "{error}");
+}
+
+#[test]
 fn a_name_used_twice_is_reported_and_the_first_counts() {
     let mut folder = Folder::new(&[("a.yaml", POLICY), ("b.yaml", &POLICY.replace("80", "81"))]);
     let (changes, errors) = folder.read();

@@ -12,6 +12,7 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> Pod {
         host_network: false,
         finished: false,
         ports: Vec::new(),
+        unguarded: false,
     }
 }
 

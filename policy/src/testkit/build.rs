@@ -62,6 +62,7 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
         host_network: false,
         finished: false,
         ports: Vec::new(),
+        unguarded: false,
     }
 }
 
@@ -98,6 +99,13 @@ impl Pod {
     #[must_use]
     pub fn finished(mut self) -> Self {
         self.finished = true;
+        self
+    }
+
+    /// Opted out of anti-spoofing.
+    #[must_use]
+    pub fn unguarded(mut self) -> Self {
+        self.unguarded = true;
         self
     }
 

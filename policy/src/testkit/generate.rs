@@ -162,6 +162,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
             host_network: matches!(kind, Kind::HostNetwork),
             finished: matches!(kind, Kind::Finished),
             ports,
+            unguarded: false,
         })
         .collect()
     })
