@@ -5,6 +5,7 @@ mod dump;
 mod load;
 mod matrix;
 mod status;
+mod timeout;
 
 use std::process::ExitCode;
 

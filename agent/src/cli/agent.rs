@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use super::timeout::{self, Timeout};
 use crate::controller::{self, Options};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Settings};
@@ -17,6 +18,7 @@ use crate::datapath::object::{Established, Settings};
 #[command(after_help = "Examples:
   postern agent --manifests /etc/postern/manifests --node node-a
   postern agent --manifests ./manifests --node node-a --attach clsact --log-format json
+  postern agent --manifests ./manifests --node node-a --timeout tcp-established=2h30m,opening=30s
 
 Every flag can be given as an environment variable too. RUST_LOG sets the log level (default: info).
 
@@ -45,6 +47,11 @@ pub(super) struct Agent {
     /// What becomes of established connections when policy changes
     #[arg(long, env = "POSTERN_ESTABLISHED", value_enum, default_value_t)]
     established: Established,
+
+    /// How long flows live without packets, by state: tcp-opening (60s), tcp-established (6h), tcp-closing (60s), and
+    /// for other protocols opening (60s) and established (3m); may be repeated
+    #[arg(long = "timeout", value_name = "STATE=DURATION", env = "POSTERN_TIMEOUT", value_delimiter = ',')]
+    timeouts: Vec<Timeout>,
 
     /// Log format
     #[arg(long, env = "POSTERN_LOG_FORMAT", value_enum, default_value_t)]
@@ -95,7 +102,11 @@ impl Agent {
                 AttachMode::Tcx => Mode::Tcx,
                 AttachMode::Clsact => Mode::Clsact,
             },
-            settings: Settings { established: self.established, debug: self.debug_programs },
+            settings: Settings {
+                established: self.established,
+                debug: self.debug_programs,
+                lifetimes: timeout::lifetimes(&self.timeouts),
+            },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.context("starting the async runtime")?.block_on(controller::run(options))?;

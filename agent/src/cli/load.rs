@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::endpoints::Wanted;
-use crate::datapath::object::{self, PROGRAMS, Settings};
+use crate::datapath::object::{self, ALL_PROGRAMS, Settings};
 use crate::datapath::{Datapath, ExecuteError};
 
 /// Pins of programs that `--iface` attached: apart from any agent's.
@@ -44,7 +44,7 @@ impl Load {
         let mut table = super::plain_table(["PROGRAM", "ESTABLISHED", "DEBUG", "VERIFIED INSTRUCTIONS"]);
         for settings in Settings::ALL {
             let mut ebpf = object::load(None, settings)?;
-            for name in PROGRAMS {
+            for name in ALL_PROGRAMS {
                 let info = object::program(&mut ebpf, name)?.info()?;
                 // The kernel tells since 5.16.
                 let verified =

@@ -6,14 +6,19 @@ use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use postern_common::LAYOUT_VERSION;
+use postern_common::conntrack::Lifetimes;
 
 use super::maps::{self, MapMismatch};
 
 /// The compiled object.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
 
-/// The programs' names, by the direction they judge.
+/// Names of the programs that enforce policy, by the direction they judge.
 pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
+/// Name of the program that judges the senders of what a pod sends, and nothing else.
+pub const GUARD: &str = "postern_guard";
+/// Names of all programs.
+pub const ALL_PROGRAMS: [&str; 3] = [PROGRAMS[0], PROGRAMS[1], GUARD];
 
 /// What becomes of established connections when policy changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -27,22 +32,35 @@ pub enum Established {
 }
 
 /// Settings that are fixed when the programs are loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// What becomes of established connections when policy changes.
     pub established: Established,
     /// Log every drop through aya-log. For development: it costs on every dropped packet.
     pub debug: bool,
+    /// How long flows live without packets.
+    pub lifetimes: Lifetimes,
 }
 
 impl Settings {
-    /// Every combination.
+    /// Every combination of what makes other programs of the same object. Lifetimes do not: they are numbers that the
+    /// verifier never branches on.
     pub const ALL: [Self; 4] = [
-        Self { established: Established::Recheck, debug: false },
-        Self { established: Established::Keep, debug: false },
-        Self { established: Established::Recheck, debug: true },
-        Self { established: Established::Keep, debug: true },
+        Self::new(Established::Recheck, false),
+        Self::new(Established::Keep, false),
+        Self::new(Established::Recheck, true),
+        Self::new(Established::Keep, true),
     ];
+
+    const fn new(established: Established, debug: bool) -> Self {
+        Self { established, debug, lifetimes: Lifetimes::DEFAULT }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::new(Established::Recheck, false)
+    }
 }
 
 /// Why the programs could not be loaded.
@@ -102,6 +120,7 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     let log_level = if settings.debug { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
     loader.override_global("POSTERN_RECHECK", &recheck, true);
+    loader.override_global("POSTERN_LIFETIMES", &settings.lifetimes, true);
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     if let Some(pins) = pins {
         let folder = map_folder(pins);
@@ -120,7 +139,7 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
             .and_then(std::io::Error::raw_os_error);
         if errno == Some(libc::EPERM) { LoadError::NotPermitted } else { LoadError::Object(error) }
     })?;
-    for name in PROGRAMS {
+    for name in ALL_PROGRAMS {
         program(&mut ebpf, name)?
             .load()
             .map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
