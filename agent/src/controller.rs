@@ -116,6 +116,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 controller.read(Instant::now());
                 controller.settle();
                 controller.publish();
+                controller.datapath.remove_expired();
             }
             () = tokio::time::sleep_until(controller.retry.into()), if !controller.failures.is_empty() => {
                 controller.look().await;

@@ -10,6 +10,7 @@
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
+//! | [`expiry`] | removes half-open flows and fragments that have expired |
 //! | `program_log` | what the programs say, for development |
 //! | `link` | detaches pinned links at once |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
@@ -18,6 +19,7 @@ pub mod attach;
 pub mod bpffs;
 pub mod encode;
 pub mod endpoints;
+pub mod expiry;
 mod grace;
 mod link;
 pub mod maps;
@@ -35,6 +37,7 @@ use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 use self::attach::Mode;
 use self::bpffs::BpffsError;
 use self::endpoints::{EndpointError, Endpoints, Wanted};
+use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
 use self::object::{LoadError, Settings};
 use self::program_log::ProgramLogError;
@@ -58,6 +61,9 @@ pub enum SetupError {
     /// The programs' log.
     #[error(transparent)]
     ProgramLog(#[from] ProgramLogError),
+    /// Removing what has expired.
+    #[error(transparent)]
+    Expiry(#[from] ExpiryError),
     /// The folder for links.
     #[error("{}: {source}", path.display())]
     Links {
@@ -88,6 +94,7 @@ pub struct Datapath {
     maps: Maps,
     writer: Writer,
     endpoints: Endpoints,
+    expiry: Expiry,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
     rest: Vec<Action>,
 }
@@ -108,7 +115,8 @@ impl Datapath {
         let (writer, first_class) = Writer::begin(&mut maps)?;
         let endpoints = Endpoints::begin(mode, pins, &maps)
             .map_err(|source| SetupError::Links { path: pins.to_owned(), source })?;
-        Ok((Self { ebpf, maps, writer, endpoints, rest: Vec::new() }, first_class))
+        let expiry = Expiry::start(&maps)?;
+        Ok((Self { ebpf, maps, writer, endpoints, expiry, rest: Vec::new() }, first_class))
     }
 
     /// Passes what the programs say on to the agent's log; they say something only with [`Settings::debug`].
@@ -130,6 +138,12 @@ impl Datapath {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.writer.generation()
+    }
+
+    /// Has half-open flows and fragments removed that have expired, and those of veths that enforce nothing. Does not
+    /// wait for it.
+    pub fn remove_expired(&self) {
+        self.expiry.remove_expired(self.endpoints.enforcing());
     }
 
     /// Carries out a plan as far as it can without waiting for packets on their way: up to there, all that policy

@@ -122,6 +122,12 @@ impl Endpoints {
         &self.carried
     }
 
+    /// Veths whose flows are of use to somebody.
+    #[must_use]
+    pub fn enforcing(&self) -> BTreeSet<u32> {
+        self.carried.keys().chain(&self.adopted).copied().collect()
+    }
+
     /// The veths that an earlier run left with programs, as far as they still exist, open.
     pub fn left_behind(&self) -> impl Iterator<Item = (u32, Wanted)> {
         self.adopted.iter().filter_map(|ifindex| Some((*ifindex, Wanted::open(name_of(*ifindex)?))))

@@ -6,6 +6,7 @@
 
 mod agreement;
 mod connections;
+mod expiry;
 mod frames;
 mod node;
 mod parsing;
