@@ -307,8 +307,8 @@ impl Controller {
             ifindex: *ifindex,
             interface: it.interface.clone(),
             pod: it.pod.as_ref().map(ToString::to_string),
-            ingress_class: it.ingress.0,
-            egress_class: it.egress.0,
+            ingress_class: it.policy().map_or(0, |policy| policy.ingress.0),
+            egress_class: it.policy().map_or(0, |policy| policy.egress.0),
         });
         let status = Status {
             node: self.node.clone(),

@@ -9,12 +9,15 @@
 //! | [`encode`] | policy types to map types and back |
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
+//! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
+//! | [`addresses`] | the pods' own addresses in the maps |
 //! | [`expiry`] | removes half-open flows and fragments that have expired |
 //! | `program_log` | what the programs say, for development |
 //! | `link` | detaches pinned links at once |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
+pub mod addresses;
 pub mod attach;
 pub mod bpffs;
 pub mod encode;
@@ -26,6 +29,7 @@ pub mod maps;
 pub mod object;
 mod program_log;
 pub mod tables;
+pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,12 +40,13 @@ use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 
 use self::attach::Mode;
 use self::bpffs::BpffsError;
-use self::endpoints::{EndpointError, Endpoints, Wanted};
+use self::endpoints::{EndpointError, Endpoints};
 use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
 use self::object::{LoadError, Settings};
 use self::program_log::ProgramLogError;
 use self::tables::{WriteError, Writer};
+use self::wanted::Wanted;
 
 /// Why the data path could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -205,8 +210,7 @@ impl Datapath {
                 self.endpoints.set_classes(&mut self.maps, epoch, pod, classes)?;
             }
             Action::RemoveSubject { pod } => {
-                let open = (ClassId::NOT_ISOLATED, ClassId::NOT_ISOLATED);
-                self.endpoints.set_classes(&mut self.maps, epoch, pod, open)?;
+                self.endpoints.release(&mut self.ebpf, &mut self.maps, epoch, pod)?;
             }
             other => self.writer.execute(&mut self.maps, other)?,
         }
@@ -249,7 +253,8 @@ impl Datapath {
     pub fn recorded(&mut self) -> Result<Tables, ExecuteError> {
         self.rest.clear();
         let subjects = self.endpoints.carried().values().filter_map(|carried| {
-            let subject = Subject { ingress: carried.ingress, egress: carried.egress, addresses: Vec::new() };
+            let policy = carried.policy()?;
+            let subject = Subject { ingress: policy.ingress, egress: policy.egress, addresses: Vec::new() };
             Some((carried.pod.clone()?, subject))
         });
         Ok(Tables {

@@ -20,6 +20,8 @@ pub struct Veth {
     pub ifindex: u32,
     /// Its name.
     pub interface: String,
+    /// The other end's network namespace, by its id here (`IFLA_LINK_NETNSID`).
+    pub netns: i32,
     /// Addresses of the other end, link-local IPv6 ones left out: every interface has one.
     pub addresses: Vec<IpAddr>,
     /// The node itself is on a network behind this veth: its own address here has a prefix shorter than the address, as

@@ -1,17 +1,19 @@
 //! `postern dump`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use ipnet::IpNet;
-use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
+use postern_common::endpoint::{GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_policy::{ClassId, PeerEntry, PortSet};
 use serde::Serialize;
 
 use super::Output;
+use crate::datapath::addresses::PodAddresses;
 use crate::datapath::maps::Maps;
 use crate::datapath::object::map_folder;
 use crate::datapath::tables::{read_peers, read_verdicts};
@@ -44,6 +46,10 @@ struct Enforced {
     interface: String,
     ingress: Verdicts,
     egress: Verdicts,
+    /// Whether the pod may send from its own addresses alone.
+    guarded: bool,
+    /// The pod's own addresses.
+    addresses: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +73,7 @@ impl Dump {
             )
         })?;
         let verdicts = read_verdicts(&maps)?;
+        let mut addresses = PodAddresses::read(&maps)?.by_veth().clone();
         let mut enforced = BTreeMap::new();
         let mut tables = BTreeMap::new();
         for item in &maps.endpoints {
@@ -75,15 +82,20 @@ impl Dump {
                 slot.insert(read_peers(&maps, endpoint.epoch)?);
             }
             let peers = &tables[&endpoint.epoch];
-            let interface =
-                nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
             let enforce = |class| resolve(class, peers, &verdicts);
             let entry = Enforced {
-                interface: interface.unwrap_or_else(|| "(gone)".to_owned()),
+                interface: interface(ifindex),
                 ingress: enforce(endpoint.ingress_class),
                 egress: enforce(endpoint.egress_class),
+                guarded: endpoint.flags & GUARDED != 0,
+                addresses: addresses.remove(&ifindex).unwrap_or_default(),
             };
             enforced.insert(ifindex, entry);
+        }
+        // The guard needs no endpoint, but addresses.
+        for (ifindex, addresses) in addresses {
+            let (interface, ingress, egress) = (interface(ifindex), Verdicts::Open, Verdicts::Open);
+            enforced.insert(ifindex, Enforced { interface, ingress, egress, guarded: true, addresses });
         }
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&enforced)?),
@@ -91,6 +103,11 @@ impl Dump {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn interface(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "(gone)".to_owned())
 }
 
 fn resolve(
@@ -120,6 +137,9 @@ fn print(enforced: &BTreeMap<u32, Enforced>) {
     }
     for (ifindex, it) in enforced {
         println!("{} (index {ifindex})", it.interface);
+        let addresses: Vec<String> = it.addresses.iter().map(ToString::to_string).collect();
+        let from = if it.guarded { "these alone" } else { "any" };
+        println!("  addresses: {}; sends from {from}", addresses.join(", "));
         for (direction, verdicts) in [("ingress", &it.ingress), ("egress", &it.egress)] {
             match verdicts {
                 Verdicts::Open => println!("  {direction}: not isolated"),

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::datapath::attach::{self, Mode};
-use crate::datapath::endpoints::Wanted;
 use crate::datapath::object::{self, ALL_PROGRAMS, Settings};
+use crate::datapath::wanted::Wanted;
 use crate::datapath::{Datapath, ExecuteError};
 
 /// Pins of programs that `--iface` attached: apart from any agent's.

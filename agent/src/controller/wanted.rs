@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use postern_policy::model::NamespacedName;
 use postern_policy::{Engine, LocalPod};
 
-use crate::datapath::endpoints::Wanted;
+use crate::datapath::wanted::{Guarding, Wanted};
 use crate::links::Veth;
 
 /// What each veth is to carry, and the isolated pods with an address whose veth was not found.
@@ -39,7 +39,10 @@ pub(super) fn wanted(engine: &Engine, veths: &[Veth]) -> (BTreeMap<u32, Wanted>,
         let want = match behind.iter().collect::<Vec<_>>()[..] {
             [pod] => {
                 let LocalPod { pod, subject, .. } = &pods[*pod];
-                subject.is_isolated().then(|| Wanted::subject(interface(), pod.id.clone(), subject))
+                let owner = (pod.id.clone(), &pod.addresses[..]);
+                subject
+                    .is_isolated()
+                    .then(|| Wanted::subject(interface(), owner, subject, Guarding::Never, veth.netns))
             }
             [] => {
                 let may_be_ours =

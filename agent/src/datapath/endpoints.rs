@@ -7,64 +7,26 @@ use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::TcAttachType;
 use postern_common::direction;
-use postern_common::endpoint::{Endpoint, QUARANTINE};
+use postern_policy::ClassId;
 use postern_policy::model::NamespacedName;
-use postern_policy::{ClassId, Subject};
 use tracing::{info, warn};
 
+use super::addresses::PodAddresses;
 use super::attach::{self, AttachError, Mode, Spot};
 use super::maps::Maps;
-use super::object::{LoadError, PROGRAMS, program};
+use super::object::{GUARD, LoadError, PROGRAMS, program};
+use super::wanted::{Guarding, Policy, Role, Wanted};
 
 /// `BPF_ANY`: insert or replace.
 const ANY: u64 = 0;
 
+/// Where what the pod gets is judged: TC's directions are the node's.
+const TO_POD: TcAttachType = TcAttachType::Egress;
+/// Where what the pod sends is judged.
+const FROM_POD: TcAttachType = TcAttachType::Ingress;
+
 /// The TC hooks of a host-side veth with the direction that the pod sees there.
-const HOOKS: [(TcAttachType, u8); 2] =
-    [(TcAttachType::Egress, direction::INGRESS), (TcAttachType::Ingress, direction::EGRESS)];
-
-/// What a veth is to carry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// The host-side veth's name.
-    pub interface: String,
-    /// The pod behind it; unknown for a veth in quarantine.
-    pub pod: Option<NamespacedName>,
-    /// Classes of what the pod gets and sends.
-    pub ingress: ClassId,
-    /// Classes of what the pod sends.
-    pub egress: ClassId,
-}
-
-impl Wanted {
-    /// What a known, isolated pod's veth is to carry.
-    #[must_use]
-    pub fn subject(interface: String, pod: NamespacedName, subject: &Subject) -> Self {
-        Self { interface, pod: Some(pod), ingress: subject.ingress, egress: subject.egress }
-    }
-
-    /// What a veth carries while nobody knows whose it is.
-    #[must_use]
-    pub fn quarantine(interface: String) -> Self {
-        Self { interface, pod: None, ingress: ClassId(QUARANTINE), egress: ClassId(QUARANTINE) }
-    }
-
-    /// A veth that carries programs which pass everything.
-    #[must_use]
-    pub fn open(interface: String) -> Self {
-        Self { interface, pod: None, ingress: ClassId::NOT_ISOLATED, egress: ClassId::NOT_ISOLATED }
-    }
-
-    /// Whether this is a quarantine.
-    #[must_use]
-    pub fn is_quarantine(&self) -> bool {
-        self.ingress == ClassId(QUARANTINE)
-    }
-
-    fn endpoint(&self, epoch: u32) -> Endpoint {
-        Endpoint { ingress_class: self.ingress.0, egress_class: self.egress.0, epoch, flags: 0, netns: 0 }
-    }
-}
+const HOOKS: [(TcAttachType, u8); 2] = [(TO_POD, direction::INGRESS), (FROM_POD, direction::EGRESS)];
 
 /// Why a veth does not carry what it should.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +37,11 @@ pub enum EndpointError {
     /// The object.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The map.
-    #[error("writing to map ENDPOINTS for interface {interface}: {source}")]
+    /// A map.
+    #[error("writing to map {map} for interface {interface}: {source}")]
     Map {
+        /// The map.
+        map: &'static str,
         /// The interface.
         interface: String,
         /// What the kernel said.
@@ -92,8 +56,12 @@ pub struct Endpoints {
     /// Where TCX links are pinned.
     links: PathBuf,
     carried: BTreeMap<u32, Wanted>,
-    /// Veths that may have programs, left by an earlier agent or by an attempt that failed half way.
+    /// Addresses in the maps.
+    addresses: PodAddresses,
+    /// Veths that may have programs, left by an earlier agent.
     adopted: BTreeSet<u32>,
+    /// Veths that may have other programs than what is carried says: a swap has begun, or failed half way.
+    unsure: BTreeSet<u32>,
 }
 
 impl Endpoints {
@@ -107,7 +75,10 @@ impl Endpoints {
         std::fs::create_dir_all(&links)?;
         let mut adopted: BTreeSet<u32> = attach::pinned(&links)?.into_iter().collect();
         adopted.extend(maps.endpoints.keys().filter_map(Result::ok));
-        Ok(Self { mode, links, carried: BTreeMap::new(), adopted })
+        // A veth with nothing but the guard has no endpoint, and with clsact no pinned link either.
+        let addresses = PodAddresses::read(maps).map_err(std::io::Error::other)?;
+        adopted.extend(addresses.by_veth().keys());
+        Ok(Self { mode, links, carried: BTreeMap::new(), addresses, adopted, unsure: BTreeSet::new() })
     }
 
     /// How programs are attached.
@@ -125,7 +96,14 @@ impl Endpoints {
     /// Veths whose flows are of use to somebody.
     #[must_use]
     pub fn enforcing(&self) -> BTreeSet<u32> {
-        self.carried.keys().chain(&self.adopted).copied().collect()
+        let carried = self.carried.iter().filter(|(_, it)| it.policy().is_some()).map(|(ifindex, _)| ifindex);
+        carried.chain(&self.adopted).chain(&self.unsure).copied().collect()
+    }
+
+    /// The pods' own addresses, as the maps hold them.
+    #[must_use]
+    pub fn addresses(&self) -> &PodAddresses {
+        &self.addresses
     }
 
     /// The veths that an earlier run left with programs, as far as they still exist, open.
@@ -133,7 +111,7 @@ impl Endpoints {
         self.adopted.iter().filter_map(|ifindex| Some((*ifindex, Wanted::open(name_of(*ifindex)?))))
     }
 
-    /// Changes the classes of a pod's veths that carry programs already, each in one write.
+    /// Changes the classes of a pod's veths that carry the programs already, each in one write.
     ///
     /// # Errors
     ///
@@ -145,12 +123,41 @@ impl Endpoints {
         pod: &NamespacedName,
         (ingress, egress): (ClassId, ClassId),
     ) -> Result<(), EndpointError> {
-        for (ifindex, carried) in
-            self.carried.iter_mut().filter(|(_, carried)| carried.pod.as_ref() == Some(pod))
-        {
-            let next = Wanted { ingress, egress, ..carried.clone() };
-            write(maps, *ifindex, &next, epoch)?;
-            *carried = next;
+        for (ifindex, carried) in veths_of(&mut self.carried, pod) {
+            let Role::Policy(policy) = carried.role else { continue };
+            let next = Policy { ingress, egress, ..policy };
+            write(maps, ifindex, &carried.interface, next, epoch)?;
+            carried.role = Role::Policy(next);
+        }
+        Ok(())
+    }
+
+    /// Opens a pod's veths that carry the programs, since no policy isolates it any more. Where it is to be guarded
+    /// all the same, the guard goes on first: open programs do not ask who sends.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn release(
+        &mut self,
+        ebpf: &mut Ebpf,
+        maps: &mut Maps,
+        epoch: u32,
+        pod: &NamespacedName,
+    ) -> Result<(), EndpointError> {
+        for (ifindex, carried) in veths_of(&mut self.carried, pod) {
+            let Role::Policy(policy) = carried.role else { continue };
+            if policy.guarding == Guarding::Always {
+                let spot = Spot { ifindex, interface: &carried.interface, hook: FROM_POD };
+                match attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot) {
+                    Ok(()) | Err(AttachError::Gone(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                self.unsure.insert(ifindex);
+            }
+            let next = Policy { ingress: ClassId::NOT_ISOLATED, egress: ClassId::NOT_ISOLATED, ..policy };
+            write(maps, ifindex, &carried.interface, next, epoch)?;
+            carried.role = Role::Policy(next);
         }
         Ok(())
     }
@@ -170,14 +177,15 @@ impl Endpoints {
         let mut changed = false;
         let mut errors = Vec::new();
         for (ifindex, want) in wanted {
-            if self.carried.get(ifindex) == Some(want) || (hold && self.adopted.contains(ifindex)) {
+            let is_carried = self.carried.get(ifindex) == Some(want) && !self.unsure.contains(ifindex);
+            if is_carried || (hold && self.adopted.contains(ifindex)) {
                 continue;
             }
             match self.put(ebpf, maps, epoch, *ifindex, want) {
                 Ok(()) => changed = true,
                 Err(error) => {
-                    // One of the two programs may be on: whatever comes next, it must not be forgotten.
-                    self.adopted.insert(*ifindex);
+                    // A program may be on, or another one than before: whatever comes next, it must not be forgotten.
+                    self.unsure.insert(*ifindex);
                     // Deleted between our look and our hand is no error; the next look will not show it.
                     if !matches!(error, EndpointError::Attach(AttachError::Gone(_))) {
                         errors.push(error);
@@ -186,7 +194,8 @@ impl Endpoints {
             }
         }
         let adopted = self.adopted.iter().filter(|_| !hold);
-        let leaving: Vec<u32> = self.carried.keys().chain(adopted).copied().collect();
+        let leaving: BTreeSet<u32> =
+            self.carried.keys().chain(&self.unsure).chain(adopted).copied().collect();
         for ifindex in leaving.into_iter().filter(|ifindex| !wanted.contains_key(ifindex)) {
             match self.take_off(maps, epoch, ifindex) {
                 Ok(()) => changed = true,
@@ -204,28 +213,59 @@ impl Endpoints {
         ifindex: u32,
         want: &Wanted,
     ) -> Result<(), EndpointError> {
-        // The classes first: a program without an endpoint drops everything.
-        write(maps, ifindex, want, epoch)?;
-        let carried = self.carried.contains_key(&ifindex);
-        if !carried {
-            for (hook, direction) in HOOKS {
-                let spot = Spot { ifindex, interface: &want.interface, hook };
-                let program = program(ebpf, PROGRAMS[usize::from(direction)])?;
-                attach::attach(program, self.mode, &self.links, spot)?;
+        let failed = |source| map_error("POD_ADDRESSES", &want.interface, source);
+        self.addresses.add(maps, ifindex, &want.addresses).map_err(failed)?;
+        let before = self.carried.get(&ifindex).filter(|_| !self.unsure.contains(&ifindex));
+        match (want.role, before.map(|before| before.role)) {
+            (Role::Policy(policy), Some(Role::Policy(_))) => {
+                write(maps, ifindex, &want.interface, policy, epoch)?;
             }
+            (Role::Guard, Some(Role::Guard)) => {}
+            (Role::Policy(policy), _) => self.enforce(ebpf, maps, epoch, (ifindex, want), policy)?,
+            (Role::Guard, _) => self.guard(ebpf, maps, epoch, (ifindex, want))?,
         }
-        match &want.pod {
-            Some(pod) if !carried => info!(%pod, interface = want.interface, "pod is isolated"),
-            None if want.is_quarantine() => {
-                warn!(
-                    interface = want.interface,
-                    "veth of a pod that is not known yet: nothing passes for now"
-                );
-            }
-            _ => {}
-        }
+        self.addresses.retain(maps, ifindex, &want.addresses).map_err(failed)?;
+        announce(want, before);
         self.adopted.remove(&ifindex);
+        self.unsure.remove(&ifindex);
         self.carried.insert(ifindex, want.clone());
+        Ok(())
+    }
+
+    /// Puts the programs that enforce policy on both hooks; the guard, where it is there, goes with that.
+    fn enforce(
+        &self,
+        ebpf: &mut Ebpf,
+        maps: &mut Maps,
+        epoch: u32,
+        (ifindex, want): (u32, &Wanted),
+        policy: Policy,
+    ) -> Result<(), EndpointError> {
+        // The classes first: a program without an endpoint drops everything.
+        write(maps, ifindex, &want.interface, policy, epoch)?;
+        for (hook, direction) in HOOKS {
+            let spot = Spot { ifindex, interface: &want.interface, hook };
+            attach::attach(program(ebpf, PROGRAMS[usize::from(direction)])?, self.mode, &self.links, spot)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the guard in the place of whatever judges what the pod sends, then takes off what judges what it gets.
+    fn guard(
+        &self,
+        ebpf: &mut Ebpf,
+        maps: &mut Maps,
+        epoch: u32,
+        (ifindex, want): (u32, &Wanted),
+    ) -> Result<(), EndpointError> {
+        let spot = |hook| Spot { ifindex, interface: &want.interface, hook };
+        attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot(FROM_POD))?;
+        write(maps, ifindex, &want.interface, Policy::open(), epoch)?;
+        for mode in [Mode::Tcx, Mode::Clsact] {
+            attach::detach(mode, &self.links, spot(TO_POD))?;
+        }
+        // It was written above.
+        let _ = maps.endpoints.remove(&ifindex);
         Ok(())
     }
 
@@ -236,7 +276,7 @@ impl Endpoints {
             carried.as_ref().map_or_else(|| name_of(ifindex), |carried| Some(carried.interface.clone()));
         let interface = interface.unwrap_or_default();
         // Open first: between here and the last program's removal, nothing allowed may be dropped.
-        write(maps, ifindex, &Wanted::open(interface.clone()), epoch)?;
+        write(maps, ifindex, &interface, Policy::open(), epoch)?;
         for (hook, _) in HOOKS {
             for mode in [Mode::Tcx, Mode::Clsact] {
                 attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
@@ -244,18 +284,58 @@ impl Endpoints {
         }
         // It was written above.
         let _ = maps.endpoints.remove(&ifindex);
+        // A guard without addresses would drop everything, so they go last.
+        let failed = |source| map_error("POD_ADDRESSES", &interface, source);
+        self.addresses.retain(maps, ifindex, &BTreeSet::new()).map_err(failed)?;
         if let Some(pod) = carried.and_then(|carried| carried.pod) {
-            info!(%pod, interface, "pod is not isolated any more, or gone");
+            info!(%pod, interface, "pod is not isolated any more, or gone: its veth carries no program");
         }
         self.carried.remove(&ifindex);
         self.adopted.remove(&ifindex);
+        self.unsure.remove(&ifindex);
         Ok(())
     }
 }
 
-fn write(maps: &mut Maps, ifindex: u32, want: &Wanted, epoch: u32) -> Result<(), EndpointError> {
-    let written = maps.endpoints.insert(ifindex, want.endpoint(epoch), ANY);
-    written.map_err(|source| EndpointError::Map { interface: want.interface.clone(), source })
+fn announce(want: &Wanted, before: Option<&Wanted>) {
+    let Wanted { interface, pod, role, .. } = want;
+    let was_isolated = before.is_some_and(|before| before.policy().is_some());
+    match (pod, role) {
+        (Some(pod), Role::Policy(_)) if !was_isolated => info!(%pod, interface, "pod is isolated"),
+        (Some(pod), Role::Guard) => {
+            info!(%pod, interface, "pod is not isolated, and may send from its own addresses alone");
+        }
+        (None, Role::Policy(_)) if want.is_quarantine() => {
+            warn!(interface, "veth of a pod that is not known yet: nothing passes for now");
+        }
+        (None, Role::Guard) => {
+            warn!(interface, "veth that several pods claim: only their addresses may be sent from");
+        }
+        _ => {}
+    }
+}
+
+/// The veths of a pod among those that carry programs.
+fn veths_of<'a>(
+    carried: &'a mut BTreeMap<u32, Wanted>,
+    pod: &'a NamespacedName,
+) -> impl Iterator<Item = (u32, &'a mut Wanted)> {
+    carried.iter_mut().filter(move |(_, it)| it.pod.as_ref() == Some(pod)).map(|(ifindex, it)| (*ifindex, it))
+}
+
+fn write(
+    maps: &mut Maps,
+    ifindex: u32,
+    interface: &str,
+    policy: Policy,
+    epoch: u32,
+) -> Result<(), EndpointError> {
+    let written = maps.endpoints.insert(ifindex, policy.endpoint(epoch), ANY);
+    written.map_err(|source| map_error("ENDPOINTS", interface, source))
+}
+
+fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {
+    EndpointError::Map { map, interface: interface.to_owned(), source }
 }
 
 fn name_of(ifindex: u32) -> Option<String> {

@@ -62,7 +62,7 @@ impl Scanner {
             // A namespace that went away in between has no addresses; the link is about to go too.
             let addresses = self.addresses(netns, peer).await.unwrap_or_default();
             let uplink = uplinks.contains(&ifindex);
-            view.veths.push(Veth { ifindex, interface, addresses, uplink });
+            view.veths.push(Veth { ifindex, interface, netns, addresses, uplink });
         }
         view.veths.sort_by_key(|veth| veth.ifindex);
         view.local.sort();
