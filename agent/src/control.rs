@@ -7,6 +7,9 @@ mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::controller::Antispoof;
+use crate::datapath::counters::Counted;
+
 pub use self::client::{ClientError, ask};
 pub use self::server::{Question, Server};
 
@@ -30,6 +33,8 @@ pub struct Status {
     pub version: String,
     /// `tcx` or `clsact`.
     pub attach: String,
+    /// Whose senders are checked.
+    pub antispoof: Antispoof,
     /// Fingerprint of the manifests that are enforced (see [`crate::manifests::digest`]).
     pub digest: String,
     /// Policy generation in the kernel.
@@ -43,6 +48,8 @@ pub struct Status {
     pub pending: Vec<String>,
     /// Veths that carry programs.
     pub endpoints: Vec<Endpoint>,
+    /// What packets were counted under, since the maps were made.
+    pub packets: Vec<Counted>,
     /// What is wrong now.
     pub errors: Vec<String>,
 }
@@ -54,10 +61,14 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// Its name.
     pub interface: String,
-    /// `namespace/name`; none for a veth in quarantine.
+    /// `namespace/name`; none where it is not known.
     pub pod: Option<String>,
     /// Class of what it gets; 0: not isolated.
     pub ingress_class: u32,
     /// Class of what it sends; 0: not isolated.
     pub egress_class: u32,
+    /// Nobody knows whose veth this is: nothing new passes.
+    pub quarantined: bool,
+    /// The pod may send from its own addresses alone.
+    pub guarded: bool,
 }

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use postern_policy::{Engine, Scope};
 
+pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
 use crate::datapath::attach::Mode;
 use crate::datapath::object::Settings;
@@ -39,6 +40,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// How programs are attached.
     pub mode: Mode,
+    /// Whose senders are checked.
+    pub antispoof: Antispoof,
     /// Settings of the programs.
     pub settings: Settings,
 }
@@ -144,6 +147,7 @@ struct Controller {
     datapath: Datapath,
     scanner: Scanner,
     view: View,
+    antispoof: Antispoof,
     source: Source,
     /// Fingerprint of what was last read, and of what is enforced on every veth seen since.
     read: String,
@@ -178,6 +182,7 @@ impl Controller {
             datapath,
             scanner: Scanner::open()?,
             view: View::default(),
+            antispoof: options.antispoof,
             source: Source::new(&options.manifests),
             read: String::new(),
             digest: String::new(),
@@ -249,7 +254,7 @@ impl Controller {
             self.broken_off = true;
             failures.push(error.to_string());
         }
-        let (wanted, pending) = wanted::wanted(&self.engine, &self.view.veths);
+        let (wanted, pending) = wanted::wanted(&self.engine, &self.view.veths, self.antispoof);
         failures.extend(self.datapath.reconcile(&wanted, self.hold).iter().map(ToString::to_string));
         self.pending = pending.iter().map(ToString::to_string).collect();
         for message in failures.iter().filter(|message| !self.failures.contains(message)) {
@@ -309,7 +314,11 @@ impl Controller {
             pod: it.pod.as_ref().map(ToString::to_string),
             ingress_class: it.policy().map_or(0, |policy| policy.ingress.0),
             egress_class: it.policy().map_or(0, |policy| policy.egress.0),
+            quarantined: it.is_quarantine(),
+            guarded: it.is_guarded(),
         });
+        let counted =
+            self.datapath.counted().inspect_err(|error| warn!(%error, "reading the counters failed"));
         let status = Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -319,7 +328,9 @@ impl Controller {
             ready: self.failures.is_empty() && self.pending.is_empty() && !self.hold,
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,
             pending: self.pending.clone(),
+            antispoof: self.antispoof,
             endpoints: endpoints.collect(),
+            packets: counted.unwrap_or_default(),
             errors: self.invalid.iter().chain(&self.failures).cloned().collect(),
         };
         // Whoever asked may be gone.

@@ -13,6 +13,7 @@
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
 //! | [`expiry`] | removes half-open flows and fragments that have expired |
+//! | [`counters`] | reads what packets were counted under |
 //! | `program_log` | what the programs say, for development |
 //! | `link` | detaches pinned links at once |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
@@ -20,6 +21,7 @@
 pub mod addresses;
 pub mod attach;
 pub mod bpffs;
+pub mod counters;
 pub mod encode;
 pub mod endpoints;
 pub mod expiry;
@@ -40,6 +42,7 @@ use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 
 use self::attach::Mode;
 use self::bpffs::BpffsError;
+use self::counters::Counted;
 use self::endpoints::{EndpointError, Endpoints};
 use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
@@ -149,6 +152,15 @@ impl Datapath {
     /// wait for it.
     pub fn remove_expired(&self) {
         self.expiry.remove_expired(self.endpoints.enforcing());
+    }
+
+    /// Packets so far, by what they were counted under.
+    ///
+    /// # Errors
+    ///
+    /// The counters cannot be read.
+    pub fn counted(&self) -> Result<Vec<Counted>, MapError> {
+        counters::read(&self.maps)
     }
 
     /// Carries out a plan as far as it can without waiting for packets on their way: up to there, all that policy

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::timeout::{self, Timeout};
-use crate::controller::{self, Options};
+use crate::controller::{self, Antispoof, Options};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Settings};
 
@@ -18,7 +18,7 @@ use crate::datapath::object::{Established, Settings};
 #[command(after_help = "Examples:
   postern agent --manifests /etc/postern/manifests --node node-a
   postern agent --manifests ./manifests --node node-a --attach clsact --log-format json
-  postern agent --manifests ./manifests --node node-a --timeout tcp-established=2h30m,opening=30s
+  postern agent --manifests ./manifests --node node-a --antispoof all --timeout tcp-established=2h30m,opening=30s
 
 Every flag can be given as an environment variable too. RUST_LOG sets the log level (default: info).
 
@@ -47,6 +47,10 @@ pub(super) struct Agent {
     /// What becomes of established connections when policy changes
     #[arg(long, env = "POSTERN_ESTABLISHED", value_enum, default_value_t)]
     established: Established,
+
+    /// Who may send from its own addresses alone; pods annotated postern.dev/antispoof: "off" may send from any
+    #[arg(long, env = "POSTERN_ANTISPOOF", value_enum, default_value_t)]
+    antispoof: Antispoof,
 
     /// How long flows live without packets, by state: tcp-opening (60s), tcp-established (6h), tcp-closing (60s), and
     /// for other protocols opening (60s) and established (3m); may be repeated
@@ -102,6 +106,7 @@ impl Agent {
                 AttachMode::Tcx => Mode::Tcx,
                 AttachMode::Clsact => Mode::Clsact,
             },
+            antispoof: self.antispoof,
             settings: Settings {
                 established: self.established,
                 debug: self.debug_programs,

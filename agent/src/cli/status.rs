@@ -44,6 +44,7 @@ fn print(status: &control::Status) {
     println!("node        {}", status.node);
     println!("version     {}", status.version);
     println!("attach      {}", status.attach);
+    println!("antispoof   {}", status.antispoof);
     println!("ready       {}", if status.ready { "yes" } else { "no" });
     println!("generation  {}", status.generation);
     println!("enforced in {:.2} ms", status.enforced_in_ms);
@@ -54,15 +55,31 @@ fn print(status: &control::Status) {
         println!("error       {error}");
     }
     if status.endpoints.is_empty() {
-        println!("\nno pod of this node is isolated");
-        return;
+        println!("\nno pod of this node carries programs");
+    } else {
+        println!("\n{}", endpoints(&status.endpoints));
     }
-    let mut table = super::plain_table(["POD", "INTERFACE", "INGRESS", "EGRESS"]);
-    for endpoint in &status.endpoints {
-        let class = |class| if class == 0 { "open".to_owned() } else { format!("class {class}") };
-        let pod = endpoint.pod.as_deref().unwrap_or("(unknown: quarantined)");
+    let mut table = super::plain_table(["DROPPED", "REASON", "PACKETS"]);
+    for it in status.packets.iter().filter(|it| it.dropped) {
+        table.add_row([&it.direction, &it.reason, &it.packets.to_string()]);
+    }
+    if !table.is_empty() {
+        println!("\n{table}");
+    }
+}
+
+fn endpoints(endpoints: &[control::Endpoint]) -> comfy_table::Table {
+    let mut table = super::plain_table(["POD", "INTERFACE", "INGRESS", "EGRESS", "GUARDED"]);
+    for endpoint in endpoints {
+        let class = |class| match class {
+            _ if endpoint.quarantined => "quarantined".to_owned(),
+            0 => "open".to_owned(),
+            _ => format!("class {class}"),
+        };
+        let pod = endpoint.pod.as_deref().unwrap_or("(unknown)");
         let (ingress, egress) = (class(endpoint.ingress_class), class(endpoint.egress_class));
-        table.add_row([pod, &endpoint.interface, &ingress, &egress]);
+        let guarded = if endpoint.guarded { "yes" } else { "no" };
+        table.add_row([pod, &endpoint.interface, &ingress, &egress, guarded]);
     }
-    println!("\n{table}");
+    table
 }
