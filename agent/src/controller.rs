@@ -3,6 +3,7 @@
 //! One task owns the engine and the data path, so that nothing is ever locked and changes are carried out in the order
 //! in which they came.
 
+mod owners;
 mod wanted;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use postern_policy::{Engine, Scope};
 
+use self::owners::Owners;
 pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
 use crate::datapath::attach::Mode;
@@ -148,6 +150,7 @@ struct Controller {
     scanner: Scanner,
     view: View,
     antispoof: Antispoof,
+    owners: Owners,
     source: Source,
     /// Fingerprint of what was last read, and of what is enforced on every veth seen since.
     read: String,
@@ -176,6 +179,7 @@ impl Controller {
         if options.settings.debug {
             datapath.follow_programs().map_err(SetupError::from)?;
         }
+        let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
         Ok(Self {
             node: options.node.clone(),
             engine: Engine::new(Scope::Node(options.node.as_str().into()), first_class),
@@ -183,6 +187,7 @@ impl Controller {
             scanner: Scanner::open()?,
             view: View::default(),
             antispoof: options.antispoof,
+            owners,
             source: Source::new(&options.manifests),
             read: String::new(),
             digest: String::new(),
@@ -254,7 +259,8 @@ impl Controller {
             self.broken_off = true;
             failures.push(error.to_string());
         }
-        let (wanted, pending) = wanted::wanted(&self.engine, &self.view.veths, self.antispoof);
+        let (wanted, pending) =
+            wanted::wanted(&self.engine, &self.view.veths, &mut self.owners, self.antispoof);
         failures.extend(self.datapath.reconcile(&wanted, self.hold).iter().map(ToString::to_string));
         self.pending = pending.iter().map(ToString::to_string).collect();
         for message in failures.iter().filter(|message| !self.failures.contains(message)) {

@@ -12,6 +12,7 @@ use postern_policy::model::{NamespacedName, Pod};
 use postern_policy::{Engine, LocalPod};
 use serde::{Deserialize, Serialize};
 
+use super::owners::Owners;
 use crate::datapath::wanted::{Guarding, Wanted};
 use crate::links::Veth;
 
@@ -62,14 +63,15 @@ impl Antispoof {
 pub(super) fn wanted(
     engine: &Engine,
     veths: &[Veth],
+    owners: &mut Owners,
     antispoof: Antispoof,
 ) -> (BTreeMap<u32, Wanted>, Vec<NamespacedName>) {
     let pods: Vec<LocalPod> = engine.local_pods().collect();
     let claims = claims(&pods);
-    let claimed = |veth: &Veth| {
-        veth.addresses.iter().filter_map(|address| claims.get(address)).flatten().copied().collect()
-    };
-    let behind: Vec<BTreeSet<usize>> = veths.iter().map(claimed).collect();
+    let addresses = |pod: usize| pods[pod].pod.addresses.iter().copied().collect::<BTreeSet<IpAddr>>();
+    owners.retain(veths);
+    let behind: Vec<BTreeSet<usize>> =
+        veths.iter().map(|veth| owners.behind(veth, &claims, addresses)).collect();
 
     let found: BTreeSet<usize> = behind.iter().flatten().copied().collect();
     let isolated = || pods.iter().enumerate().filter(|(_, pod)| pod.subject.is_isolated());

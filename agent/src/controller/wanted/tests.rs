@@ -1,7 +1,7 @@
 //! A few pods and veths: what these carry, in every mode.
 
 use postern_common::endpoint::{GUARDED, QUARANTINE};
-use postern_policy::model::Object;
+use postern_policy::model::{Object, ObjectRef};
 use postern_policy::testkit::build::{pod, policy};
 use postern_policy::{ClassId, Scope};
 
@@ -51,9 +51,13 @@ fn told(wanted: &BTreeMap<u32, Wanted>, ifindex: u32) -> String {
     format!("{role}: {pod} [{}]", addresses.join(" "))
 }
 
-fn afresh(engine: &Engine, veths: &[Veth], antispoof: Antispoof) -> Vec<String> {
-    let (wanted, _) = wanted(engine, veths, antispoof);
+fn all(engine: &Engine, veths: &[Veth], owners: &mut Owners, antispoof: Antispoof) -> Vec<String> {
+    let (wanted, _) = wanted(engine, veths, owners, antispoof);
     veths.iter().map(|veth| told(&wanted, veth.ifindex)).collect()
+}
+
+fn afresh(engine: &Engine, veths: &[Veth], antispoof: Antispoof) -> Vec<String> {
+    all(engine, veths, &mut Owners::default(), antispoof)
 }
 
 const WEB: &str = "policy, guarded: shop/web [10.0.0.1 fd00::1]";
@@ -71,7 +75,7 @@ fn each_mode_guards_whom_it_names() {
 
 #[test]
 fn the_endpoint_names_the_pods_namespace() {
-    let (wanted, _) = wanted(&engine(), &veths(), Antispoof::Isolated);
+    let (wanted, _) = wanted(&engine(), &veths(), &mut Owners::default(), Antispoof::Isolated);
     // One more than the id: zero is for none.
     assert_eq!(wanted[&1].policy().unwrap().endpoint(7).netns, 42);
     assert_eq!(Wanted::quarantine(String::new()).policy().unwrap().endpoint(7).netns, 0);
@@ -137,4 +141,62 @@ fn a_veth_that_several_open_pods_claim_is_guarded_with_all_their_addresses() {
     assert_eq!(afresh(&engine, &both, Antispoof::Isolated), ["nothing"]);
     engine.apply(Object::Pod(pod("other", "second", "10.0.0.4").unguarded()));
     assert_eq!(afresh(&engine, &both, Antispoof::All), ["nothing"], "one of them may send from any");
+}
+
+#[test]
+fn a_pod_that_changes_its_interface_stays_who_it_is() {
+    let engine = engine();
+    let mut owners = Owners::default();
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All), [WEB, DB, FREE]);
+    let [_, db, free] = veths();
+    for shown in [&["10.0.0.3"][..], &["10.0.0.2"], &["192.168.0.1"], &[], &["10.0.0.1", "10.0.0.3"]] {
+        let seen = [veth(1, shown), db.clone(), free.clone()];
+        let (wanted, hidden) = wanted(&engine, &seen, &mut owners, Antispoof::All);
+        assert_eq!(told(&wanted, 1), WEB, "it shows {shown:?}");
+        assert_eq!((told(&wanted, 2), told(&wanted, 3)), (DB.to_owned(), FREE.to_owned()));
+        assert!(hidden.is_empty(), "{hidden:?}");
+    }
+}
+
+#[test]
+fn what_an_earlier_agent_found_out_counts() {
+    let found = BTreeMap::from([(1, BTreeSet::from(["fd00::1".parse().unwrap()]))]);
+    let mut owners = Owners::new(found);
+    let seen = [veth(1, &["10.0.0.3"])];
+    assert_eq!(all(&engine(), &seen, &mut owners, Antispoof::Isolated), [WEB]);
+}
+
+#[test]
+fn a_veth_follows_its_pods_addresses_and_outlives_it() {
+    let mut engine = engine();
+    let mut owners = Owners::default();
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All), [WEB, DB, FREE]);
+    engine.apply(Object::Pod(pod("shop", "db", "10.0.0.2").and_address("fd00::2")));
+    let expected = "policy, guarded: shop/db [10.0.0.2 fd00::2]";
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All)[1], expected);
+    // Its address is another pod's now, which has the same sandbox or a new one.
+    engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "db")));
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All), [WEB, "nothing", FREE]);
+    engine.apply(Object::Pod(pod("other", "next", "10.0.0.2")));
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All)[1], "guard: other/next [10.0.0.2]");
+    // A veth with the index of one that is gone is another one.
+    assert_eq!(all(&engine, &[], &mut owners, Antispoof::All), [""; 0]);
+    let replaced = [veth(1, &["10.0.0.3"])];
+    assert_eq!(all(&engine, &replaced, &mut owners, Antispoof::All), [FREE]);
+}
+
+#[test]
+fn what_one_pod_had_and_several_claim_is_told_by_what_the_veth_shows() {
+    let mut engine = engine();
+    let mut owners = Owners::default();
+    let shown = [veth(1, &["10.0.0.1", "fd00::1"])];
+    assert_eq!(all(&engine, &shown, &mut owners, Antispoof::All), [WEB]);
+    // web is gone; its addresses went to two others.
+    engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "web")));
+    engine.apply(Object::Pod(pod("shop", "one", "10.0.0.1")));
+    engine.apply(Object::Pod(pod("shop", "two", "fd00::1")));
+    assert_eq!(all(&engine, &shown, &mut owners, Antispoof::All), ["quarantine: unknown []"]);
+    let expected = ["policy, guarded: shop/one [10.0.0.1]"];
+    assert_eq!(all(&engine, &[veth(1, &["10.0.0.1"])], &mut owners, Antispoof::All), expected);
+    assert_eq!(all(&engine, &shown, &mut owners, Antispoof::All), expected, "from then on");
 }
