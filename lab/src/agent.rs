@@ -94,6 +94,8 @@ pub struct Paths {
 pub struct Agent {
     node: String,
     paths: Paths,
+    /// What it is told beyond its paths.
+    flags: Vec<String>,
     netns: PathBuf,
     child: Option<Child>,
 }
@@ -104,7 +106,8 @@ impl Agent {
     /// # Errors
     /// The process cannot be started.
     pub fn start(node: &str, netns: &Netns, paths: Paths) -> Result<Self, Error> {
-        let mut agent = Self { node: node.to_owned(), paths, netns: netns.path(), child: None };
+        let (node, flags) = (node.to_owned(), Vec::new());
+        let mut agent = Self { node, paths, flags, netns: netns.path(), child: None };
         agent.restart()?;
         Ok(agent)
     }
@@ -113,6 +116,16 @@ impl Agent {
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// Kills it, and starts it again with these flags more than its paths.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub async fn restart_with(&mut self, flags: &[&str]) -> Result<(), Error> {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.kill().await;
+        self.restart()
     }
 
     /// Starts it again after [`Self::kill`].
@@ -134,6 +147,7 @@ impl Agent {
             command.arg(&self.paths.program).arg("agent").arg("--manifests").arg(&self.paths.manifests);
             command.arg("--node").arg(&self.node).arg("--bpffs-dir").arg(&self.paths.bpffs);
             command.arg("--socket").arg(&self.paths.socket).args(["--log-format", "json"]);
+            command.args(&self.flags);
             command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
             command.process_group(0).kill_on_drop(true).spawn()
         };

@@ -204,6 +204,12 @@ impl Lab {
         self.helpers.get_mut(party).ok_or_else(|| Error::NoSuchParty { party: party.clone() })
     }
 
+    /// The agent of a node.
+    #[must_use]
+    pub fn agent(&self, node: &str) -> Option<&Agent> {
+        self.agents.iter().find(|agent| agent.node() == node)
+    }
+
     /// The agents.
     pub fn agents_mut(&mut self) -> &mut [Agent] {
         &mut self.agents

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod address_reuse;
 #[cfg(test)]
+mod antispoof;
+#[cfg(test)]
 mod broken_policies;
 #[cfg(test)]
 mod clean_up;
