@@ -84,7 +84,7 @@ map_types! {
     }
 
     /// Value of map `FRAGMENTS`: the first fragment of this datagram was allowed (RFC 791 3.2, RFC 8200 4.5).
-    pub struct Datagram [48] {
+    pub struct Datagram [56] {
         /// Nanoseconds of `CLOCK_MONOTONIC` after which later fragments are orphans.
         pub expires: u64 = 0,
         /// Source address, see [`wide`].
@@ -93,8 +93,12 @@ map_types! {
         pub destination: [u64; 2] = 24,
         /// The fragments' identification.
         pub identification: u32 = 40,
-        /// `IPPROTO_*`, [`IPV6`] more for IPv6.
+        /// What the IP header, or the fragment header, says is next; [`IPV6`] more for IPv6.
         pub protocol: u32 = 44,
+        /// Bytes of the datagram that the first fragment holds.
+        pub length: u32 = 48,
+        /// Zero.
+        pub reserved: u32 = 52,
     }
 
     /// Nanoseconds without packets after which a flow does not count any more: a global of the programs, set when they

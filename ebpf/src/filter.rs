@@ -9,6 +9,7 @@ use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
 use crate::count::conclude;
 use crate::family::Address;
+use crate::fragment::Relation;
 use crate::frame::Unreadable;
 use crate::maps::ENDPOINTS;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
@@ -87,8 +88,11 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return Reason::Link;
     }
     if scene.packet.fragment == Fragment::Later {
-        let follows = fragment::follows::<DIRECTION, A>(scene);
-        return if follows { Reason::Established } else { Reason::OrphanFragment };
+        return match fragment::relation::<DIRECTION, A>(scene) {
+            Relation::Follows => Reason::Established,
+            Relation::Overlaps => Reason::Malformed,
+            Relation::Orphan => Reason::OrphanFragment,
+        };
     }
     let reason = if scene.packet.transport.error {
         reason_of_error::<DIRECTION, A>(ctx, scene)
@@ -164,7 +168,7 @@ fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scen
     }
     let answers = known_half_open::<DIRECTION, A>(ctx, scene, other_way(DIRECTION), note);
     // Packets of the first direction that may be the first are judged as such, until the flow is established.
-    if answers == Known::Allowed || !(transport.goes_on || answers == Known::Denied) {
+    if answers == Known::Allowed || !transport.goes_on {
         return answers;
     }
     match known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, note) {
@@ -221,7 +225,8 @@ const fn other_way(direction: u8) -> u8 {
 #[inline(never)]
 fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let peer = scene.peer.0;
-    if A::quote(ctx, &mut scene.packet) {
+    // One in fragments is none that a host or router sends: they keep errors short.
+    if scene.packet.fragment == Fragment::Whole && A::quote(ctx, &mut scene.packet) {
         scene.take_sides::<DIRECTION>();
         half_open::identify(scene);
         if known_flow::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {

@@ -15,16 +15,29 @@ fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
         expires: scene.now + FRAGMENT_LIFETIME,
         source: packet.source.widen(),
         destination: packet.destination.widen(),
-        identification: packet.identification,
-        protocol: A::FAMILY | u32::from(packet.protocol),
+        identification: packet.datagram.identification,
+        protocol: A::FAMILY | u32::from(packet.datagram.protocol),
+        length: packet.datagram.length as u32,
+        reserved: 0,
     }
 }
 
 #[inline(always)]
 fn slot_of<A: Address>(direction: u8, scene: &Scene<A>) -> Slot {
     let packet = &scene.packet;
-    let hash = slot::mix(u64::from(packet.identification), u64::from(packet.protocol));
+    let hash = slot::mix(u64::from(packet.datagram.identification), u64::from(packet.datagram.protocol));
     slot::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
+}
+
+/// How a later fragment relates to what is known of its datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// No first fragment was allowed.
+    Orphan,
+    /// It goes over bytes of the first one, which were what was judged.
+    Overlaps,
+    /// It follows.
+    Follows,
 }
 
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
@@ -35,17 +48,24 @@ pub fn note<const DIRECTION: u8, A: Address>(scene: &Scene<A>, allowed: bool) {
     // A failed insert leaves the followers orphans: dropped, as they must be.
     if allowed {
         let _ = FRAGMENTS.insert(slot, datagram(scene), u64::from(BPF_ANY));
-    } else if follows::<DIRECTION, A>(scene) {
+    } else if relation::<DIRECTION, A>(scene) != Relation::Orphan {
         let _ = FRAGMENTS.remove(slot);
     }
 }
 
-/// Whether the first fragment of a later one was allowed. A function of its own, for its stack.
+/// How a fragment relates to what is known of its datagram. A function of its own, for its stack.
 #[inline(never)]
-pub fn follows<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> bool {
+pub fn relation<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> Relation {
     let slot = slot_of(DIRECTION, scene);
     let Some(found) = steady::read(|| FRAGMENTS.get_ptr(&slot)) else {
-        return false;
+        return Relation::Orphan;
     };
-    found.expires > scene.now && Datagram { expires: found.expires, ..datagram(scene) } == found
+    let Datagram { expires, length, .. } = found;
+    if expires <= scene.now || (Datagram { expires, length, ..datagram(scene) }) != found {
+        Relation::Orphan
+    } else if scene.packet.datagram.offset < length as usize {
+        Relation::Overlaps
+    } else {
+        Relation::Follows
+    }
 }

@@ -27,12 +27,27 @@ pub struct Packet<A> {
     pub hop_limit: u8,
     /// Place in a fragmented datagram.
     pub fragment: Fragment,
-    /// The fragmented datagram's identification.
-    pub identification: u32,
+    /// The fragmented datagram.
+    pub datagram: Datagram,
+    /// Offset in the frame of the packet's end; padding may follow.
+    pub end: usize,
     /// How far the IPv4 options were walked, in bytes.
     pub cursor: usize,
     /// The transport header; empty for later fragments.
     pub transport: Transport,
+}
+
+/// What a fragment says of its datagram.
+#[derive(Clone, Copy, Default)]
+pub struct Datagram {
+    /// Tells it from others with the same addresses.
+    pub identification: u32,
+    /// What the IP header, or the fragment header, says is next: the same in all fragments (RFC 8200 4.5).
+    pub protocol: u8,
+    /// Where in it this fragment begins, in bytes.
+    pub offset: usize,
+    /// Bytes of it in this fragment.
+    pub length: usize,
 }
 
 /// Place in a fragmented datagram.

@@ -7,13 +7,17 @@
 mod agreement;
 mod connections;
 mod expiry;
+mod floods;
 mod frames;
 mod node;
+mod older;
 mod parsing;
+mod pod_netns;
 mod ports;
 mod programs;
 mod reasons;
 mod related;
 mod replacing;
 mod rig;
+mod spoofing;
 mod traffic;

@@ -282,9 +282,19 @@ fn fragments_of_both_families() {
         "a first one without TCP's flags"
     );
     let over = |offset: u8| changed(syn(1002, WEB), IP + 6, &[0, offset]);
-    assert_eq!(rig.gets(&over(1)), Answer(Malformed));
-    assert_eq!(rig.gets(&over(2)), Answer(Malformed));
     assert_eq!(rig.gets(&over(3)), Answer(OrphanFragment));
+    assert_eq!(rig.gets(&changed(syn(1002, WEB), IP + 6, &[0x20, 0])), Answer(AllowedByPolicy));
+    assert_eq!(rig.gets(&over(1)), Answer(Malformed), "over the first one's TCP flags");
+    assert_eq!(rig.gets(&over(2)), Answer(Malformed));
+    assert_eq!(rig.gets(&over(3)), Answer(Established));
+
+    // The fragment header of the first says options, behind which TCP comes; so do those of the others.
+    let options = [6, 0, 1, 4, 0, 0, 0, 0];
+    let first = frames::extended(&syn(1003, WEB6), 44, &[header(60, 0, true, 9), options].concat());
+    assert_eq!(rig.gets(&first), Answer(AllowedByPolicy));
+    let later = |next| frames::extended(&syn(1003, WEB6), 44, &header(next, 1480, false, 9));
+    assert_eq!(rig.gets(&later(6)), Answer(OrphanFragment), "of another datagram");
+    assert_eq!(rig.gets(&later(60)), Answer(Established));
 }
 
 #[test]

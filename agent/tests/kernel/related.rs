@@ -106,6 +106,42 @@ fn forged_errors_are_dropped() {
 }
 
 #[test]
+fn what_is_quoted_is_in_the_packet() {
+    let mut rig = rig();
+    let sent = frames::tcp(WEB6, SERVER6, "S");
+    assert_eq!(rig.sends(&sent), Answer(Reason::AllowedByPolicy));
+    let error = |kind| frames::icmp_error(ROUTER6, WEB6.0, kind, 0, &sent);
+    for kind in [0, 5, 127] {
+        assert_eq!(rig.gets(&error(kind)), Answer(Reason::DeniedByPolicy), "no type of RFC 4443: {kind}");
+    }
+    let mut padding = error(2);
+    padding[14 + 5] = 8 + 40 + 7;
+    assert_eq!(rig.gets(&padding), Answer(Reason::DeniedByPolicy), "the ports are padding");
+
+    let quoting = |first, chain: &[u8]| {
+        frames::icmp_error(ROUTER6, WEB6.0, 2, 0, &frames::extended(&sent, first, chain))
+    };
+    let (options, fragment) = ([6, 0, 1, 4, 0, 0, 0, 0], [6, 0, 0, 1, 0, 0, 0, 7]);
+    assert_eq!(rig.gets(&quoting(60, &options)), Answer(Reason::Related));
+    assert_eq!(rig.gets(&quoting(44, &fragment)), Answer(Reason::Related), "a first fragment");
+    let mut later = fragment;
+    later[3] = 8;
+    assert_eq!(rig.gets(&quoting(44, &later)), Answer(Reason::DeniedByPolicy), "a later one");
+}
+
+#[test]
+fn an_error_in_fragments_gives_no_leave_to_what_it_quotes() {
+    let mut rig = rig();
+    let sent = frames::udp(WEB, ("10.9.9.9", 53));
+    assert_eq!(rig.sends(&sent), Answer(Reason::AllowedByPolicy));
+    let mut error = frames::icmp_error(ROUTER, WEB.0, 3, 4, &sent);
+    error[14 + 4..14 + 8].copy_from_slice(&[0, 7, 0x20, 0]);
+    assert_eq!(rig.gets(&error), Answer(Reason::DeniedByPolicy));
+    let later = frames::fragment(("10.9.9.9", 53), WEB, 7, 1480, false);
+    assert_eq!(rig.gets(&later), Answer(Reason::OrphanFragment));
+}
+
+#[test]
 fn errors_about_a_flow_that_is_not_allowed_any_more_are_dropped() {
     let mut rig = rig();
     let sent = frames::tcp(WEB, SERVER, "S");

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions};
 use postern::datapath::maps::Maps;
-use postern::datapath::object::{self, Established, PROGRAMS, Settings};
+use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
 use postern_common::direction::{EGRESS, INGRESS};
@@ -49,7 +49,8 @@ impl Rig {
         Self::with_settings(pod, yaml, Settings { established: Established::Keep, ..Settings::default() })
     }
 
-    fn with_settings(pod: &str, yaml: &str, settings: Settings) -> Self {
+    /// The same with other settings.
+    pub(crate) fn with_settings(pod: &str, yaml: &str, settings: Settings) -> Self {
         let mut ebpf = object::load(None, settings).expect("programs load; these tests need root");
         let mut maps = Maps::take(&mut ebpf).unwrap();
         let (writer, first) = Writer::begin(&mut maps).unwrap();
@@ -135,34 +136,39 @@ impl Rig {
 
     /// The pod sends a frame.
     pub(crate) fn sends(&mut self, frame: &[u8]) -> Answer {
-        self.run(EGRESS, frame, &context(self.ifindex, 0))
+        self.run(EGRESS, PROGRAMS[usize::from(EGRESS)], frame, &context(self.ifindex, 0))
     }
 
     /// The pod gets a frame.
     pub(crate) fn gets(&mut self, frame: &[u8]) -> Answer {
-        self.run(INGRESS, frame, &context(self.ifindex, 0))
+        self.run(INGRESS, PROGRAMS[usize::from(INGRESS)], frame, &context(self.ifindex, 0))
     }
 
     /// The pod gets a frame that stands for several packets of this many bytes of payload.
     pub(crate) fn gets_large(&mut self, frame: &[u8], payload: u32) -> Answer {
-        self.run(INGRESS, frame, &context(self.ifindex, payload))
+        self.run(INGRESS, PROGRAMS[usize::from(INGRESS)], frame, &context(self.ifindex, payload))
     }
 
-    /// Whether a frame passes, without asking why: for millions of them.
-    pub(crate) fn passes(&mut self, direction: u8, frame: &[u8]) -> bool {
-        self.returned(direction, frame, &context(self.ifindex, 0)) == NEXT
+    /// Whether a frame passes on some veth, without asking why: for millions of them.
+    pub(crate) fn passes_on(&mut self, ifindex: u32, direction: u8, frame: &[u8]) -> bool {
+        self.returned(PROGRAMS[usize::from(direction)], frame, &context(ifindex, 0)) == NEXT
     }
 
-    fn returned(&mut self, direction: u8, frame: &[u8], context: &[u8]) -> i32 {
-        let program = object::program(&mut self.ebpf, PROGRAMS[usize::from(direction)]).unwrap();
+    /// The pod sends a frame while no policy selects it: what the guard says.
+    pub(crate) fn is_guarded(&mut self, frame: &[u8]) -> Answer {
+        self.run(EGRESS, GUARD, frame, &context(self.ifindex, 0))
+    }
+
+    fn returned(&mut self, program: &'static str, frame: &[u8], context: &[u8]) -> i32 {
+        let program = object::program(&mut self.ebpf, program).unwrap();
         let options =
             TestRunOptions { data_in: Some(frame), ctx_in: Some(context), ..TestRunOptions::default() };
         program.test_run(options).unwrap().return_value.cast_signed()
     }
 
-    fn run(&mut self, direction: u8, frame: &[u8], context: &[u8]) -> Answer {
+    fn run(&mut self, direction: u8, program: &'static str, frame: &[u8], context: &[u8]) -> Answer {
         let before = self.counters(direction);
-        let returned = self.returned(direction, frame, context);
+        let returned = self.returned(program, frame, context);
         let after = self.counters(direction);
         let counted: Vec<Reason> = Reason::ALL
             .iter()

@@ -4,7 +4,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::programs::TcContext;
 
-use super::{Fragment, Packet, transport};
+use super::{Datagram, Fragment, Packet, transport};
 use crate::frame::{self, Unreadable};
 
 /// Fragment offset in units of eight bytes.
@@ -46,7 +46,6 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
     packet.source = header.source;
     packet.destination = header.destination;
     packet.protocol = header.protocol;
-    packet.identification = u32::from(u16::from_be(header.identification));
     let length = usize::from(header.version_and_length & 0x0f) * 4;
     let total = usize::from(u16::from_be(header.total_length));
     // Linux writes zero where a GSO packet is too big for the field (`iph_set_totlen`).
@@ -61,12 +60,19 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
     if length > size_of::<Header>() {
         walk_options(ctx, start + size_of::<Header>(), length - size_of::<Header>(), packet)?;
     }
+    packet.end = end;
     let fragment = u16::from_be(header.fragment);
-    if fragment & OFFSET != 0 {
-        packet.fragment = Fragment::Later;
-        return transport::later_fragment(header.protocol, fragment & OFFSET);
-    }
-    if fragment & MORE_FRAGMENTS != 0 {
+    if fragment & (OFFSET | MORE_FRAGMENTS) != 0 {
+        packet.datagram = Datagram {
+            identification: u32::from(header.identification),
+            protocol: header.protocol,
+            offset: usize::from(fragment & OFFSET) * 8,
+            length: end - start - length,
+        };
+        if fragment & OFFSET != 0 {
+            packet.fragment = Fragment::Later;
+            return Ok(());
+        }
         packet.fragment = Fragment::First;
     }
     transport::parse(ctx, start + length, end, header.protocol, &mut packet.transport)
@@ -115,7 +121,7 @@ fn walk_options(
 /// about nothing that can be told: it has no ports.
 #[inline(never)]
 pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
-    let offset = packet.transport.body;
+    let (offset, end) = (packet.transport.body, packet.end);
     let Ok(header) = ctx.load::<Header>(offset) else {
         return false;
     };
@@ -124,7 +130,7 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
         || length < size_of::<Header>()
         || u16::from_be(header.fragment) & OFFSET != 0
         || header.source != packet.destination
-        || !transport::quote(ctx, offset + length, header.protocol, &mut packet.transport)
+        || !transport::quote(ctx, offset + length, end, header.protocol, &mut packet.transport)
     {
         return false;
     }

@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 
 use postern_common::IPPROTO_ICMPV6;
 
-use super::{Fragment, Packet, Transport, transport};
+use super::{Datagram, Fragment, Packet, Transport, transport};
 use crate::frame::{self, Unreadable};
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
@@ -29,7 +29,7 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// Fragment offset in units of eight bytes.
+/// Fragment offset, in units of eight bytes that stand three bits higher: in bytes, that is.
 const OFFSET: u16 = 0xfff8;
 /// More fragments follow.
 const MORE_FRAGMENTS: u16 = 1;
@@ -73,14 +73,19 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
     if header.version_class_label[0] >> 4 != 6 || end > frame::length(ctx) {
         return Err(Unreadable::Malformed);
     }
+    packet.end = end;
     let mut extensions = 0;
     let mut fragmented = false;
     while is_extension(protocol) {
-        if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET || offset + 8 > end {
+        if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET {
             return Err(Unreadable::Malformed);
         }
         let extension: Extension = frame::read(ctx, offset)?;
         let next = extension.next_header;
+        let behind = offset + length(protocol, extension);
+        if behind > end {
+            return Err(Unreadable::Malformed);
+        }
         match protocol {
             // RFC 8200 4.1: the hop-by-hop header comes first.
             HOP_BY_HOP if extensions != 0 => return Err(Unreadable::Malformed),
@@ -91,11 +96,16 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
                 }
                 fragmented = true;
                 let place = u16::from_be_bytes(extension.third);
-                packet.identification = u32::from_be(extension.identification);
+                packet.datagram = Datagram {
+                    identification: extension.identification,
+                    protocol: next,
+                    offset: usize::from(place & OFFSET),
+                    length: end - behind,
+                };
                 if place & OFFSET != 0 {
                     packet.fragment = Fragment::Later;
                     packet.protocol = next;
-                    return transport::later_fragment(next, place >> 3);
+                    return Ok(());
                 }
                 if place & MORE_FRAGMENTS != 0 {
                     packet.fragment = Fragment::First;
@@ -103,11 +113,11 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
             }
             _ => {}
         }
-        offset += length(protocol, extension);
+        offset = behind;
         protocol = next;
         extensions += 1;
     }
-    if offset > MAX_OFFSET || offset > end {
+    if offset > MAX_OFFSET {
         return Err(Unreadable::Malformed);
     }
     packet.protocol = protocol;
@@ -168,6 +178,7 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
     let mut protocol = header.next_header;
     offset += size_of::<Header>();
     let mut extensions = 0;
+    let mut fragmented = false;
     while is_extension(protocol) {
         if extensions == MAX_EXTENSIONS {
             return false;
@@ -175,15 +186,18 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
         let Ok(extension) = ctx.load::<Extension>(offset) else {
             return false;
         };
-        // A later fragment is about nothing that can be told: it has no ports.
-        if protocol == FRAGMENT && u16::from_be_bytes(extension.third) & OFFSET != 0 {
-            return false;
+        match protocol {
+            HOP_BY_HOP if extensions != 0 => return false,
+            // A later fragment is about nothing that can be told: it has no ports.
+            FRAGMENT if fragmented || u16::from_be_bytes(extension.third) & OFFSET != 0 => return false,
+            FRAGMENT => fragmented = true,
+            _ => {}
         }
         offset += length(protocol, extension);
         protocol = extension.next_header;
         extensions += 1;
     }
-    if !transport::quote(ctx, offset, protocol, &mut packet.transport) {
+    if !transport::quote(ctx, offset, packet.end, protocol, &mut packet.transport) {
         return false;
     }
     packet.source = header.destination;

@@ -132,16 +132,6 @@ pub fn parse(
     Ok(())
 }
 
-/// Checks that a later fragment, at an offset in units of eight bytes, leaves the first one's TCP header alone: a
-/// receiver might put it over the flags (RFC 3128).
-#[inline(always)]
-pub fn later_fragment(protocol: u8, offset: u16) -> Result<(), Unreadable> {
-    if protocol == IPPROTO_TCP && usize::from(offset) * 8 < size_of::<Tcp>() {
-        return Err(Unreadable::Malformed);
-    }
-    Ok(())
-}
-
 /// Source and destination port, as they stand in the header.
 #[inline(always)]
 fn ports([source, destination]: [u16; 2], transport: &mut Transport) {
@@ -156,10 +146,13 @@ fn echo(identifier: u16, transport: &mut Transport) {
     ports([identifier, identifier], transport);
 }
 
-/// Takes over the ports, or an echo's identifier, of a packet quoted by an ICMP error, the other way round: the error
-/// goes back. Eight bytes of the quoted transport header are sure to be there (RFC 792). Says whether it could.
+/// Takes over the ports, or an echo's identifier, of a packet quoted by an ICMP error that ends at another offset, the other way round:
+/// the error goes back. Eight bytes of the quoted transport header are sure to be there (RFC 792). Says whether it could.
 #[inline(always)]
-pub fn quote(ctx: &TcContext, offset: usize, protocol: u8, transport: &mut Transport) -> bool {
+pub fn quote(ctx: &TcContext, offset: usize, end: usize, protocol: u8, transport: &mut Transport) -> bool {
+    if offset + size_of::<Udp>() > end {
+        return false;
+    }
     match protocol {
         IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP => {
             let Ok(header) = ctx.load::<Udp>(offset) else {

@@ -1,0 +1,165 @@
+//! Connections that are older than the programs: those that policy allows go on, told by the pod's real sockets.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+
+use postern_common::reason::Reason::{AllowedByPolicy, DeniedByPolicy, Established, NotIsolated};
+
+use crate::frames::{self, End, tcp};
+use crate::pod_netns::{self, PodNetns};
+use crate::rig::{Answer, Rig};
+
+const POD: [&str; 2] = ["10.0.0.1", "fd00::1"];
+const NODE: [&str; 2] = ["10.0.0.2", "fd00::2"];
+
+/// A pod whose policy is added by each test.
+const WORLD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, labels: {app: web}}
+spec: {nodeName: node-a, containers: [{name: c}]}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: web}
+spec:
+  podSelector: {}
+"#;
+
+fn addresses(of: [&str; 2]) -> Vec<IpAddr> {
+    of.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+/// A TCP connection of the pod, made before anything is enforced.
+struct Connection {
+    pod: End,
+    peer: End,
+    /// What the pod holds of it, and, as long as it listens, its listener.
+    _pod_socket: TcpStream,
+    listener: Option<TcpListener>,
+    _peer_socket: TcpStream,
+}
+
+/// One the peer made to a port the pod listens on.
+fn from_peer(netns: &PodNetns, family: usize, port: u16) -> Connection {
+    let address: SocketAddr = (addresses(POD)[family], port).into();
+    let listener = netns.within(|| TcpListener::bind(address).unwrap());
+    let peer_socket = TcpStream::connect(address).unwrap();
+    let (pod_socket, peer) = listener.accept().unwrap();
+    Connection {
+        pod: (POD[family], port),
+        peer: (NODE[family], peer.port()),
+        _pod_socket: pod_socket,
+        listener: Some(listener),
+        _peer_socket: peer_socket,
+    }
+}
+
+/// One the pod made.
+fn from_pod(netns: &PodNetns, family: usize, port: u16) -> Connection {
+    let address: SocketAddr = (addresses(NODE)[family], port).into();
+    let listener = TcpListener::bind(address).unwrap();
+    let pod_socket = netns.within(|| TcpStream::connect(address).unwrap());
+    let (peer_socket, pod) = listener.accept().unwrap();
+    Connection {
+        pod: (POD[family], pod.port()),
+        peer: (NODE[family], port),
+        _pod_socket: pod_socket,
+        listener: None,
+        _peer_socket: peer_socket,
+    }
+}
+
+fn world(name: &str) -> PodNetns {
+    pod_netns::enter_node();
+    PodNetns::create(name, &addresses(POD), &addresses(NODE))
+}
+
+/// A rig whose programs see the pod's sockets. The test's node is no node to the policy: its addresses are like any other's.
+fn rig(netns: &PodNetns, rules: &str) -> Rig {
+    let mut rig = Rig::new("shop/web", &format!("{WORLD}{rules}"));
+    rig.on_veth(netns.veth.ifindex, Some(netns.veth.netns.cast_unsigned()));
+    rig
+}
+
+/// Flags that the middle of a connection has.
+const MIDDLE: [&str; 2] = ["A", "FA"];
+
+#[test]
+fn go_on_whichever_side_speaks_first() {
+    let netns = world("older-go-on");
+    for family in [0, 1] {
+        let (from_peer, from_pod) = (from_peer(&netns, family, 80), from_pod(&netns, family, 443));
+        let server = "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 80}]}]\n";
+        let client = "  policyTypes: [Ingress, Egress]\n  egress: [{ports: [{port: 443}]}]\n";
+        for flags in MIDDLE {
+            let Connection { pod, peer, .. } = from_peer;
+            assert_eq!(rig(&netns, server).sends(&tcp(pod, peer, flags)), Answer(Established));
+            assert_eq!(rig(&netns, server).gets(&tcp(peer, pod, flags)), Answer(Established));
+            let Connection { pod, peer, .. } = from_pod;
+            assert_eq!(rig(&netns, client).sends(&tcp(pod, peer, flags)), Answer(Established));
+            assert_eq!(rig(&netns, client).gets(&tcp(peer, pod, flags)), Answer(Established));
+        }
+    }
+}
+
+#[test]
+fn end_where_policy_does_not_allow_who_started_them() {
+    let netns = world("older-end");
+    for family in [0, 1] {
+        let (from_peer, from_pod) = (from_peer(&netns, family, 80), from_pod(&netns, family, 443));
+        // Rules of the other direction do not help.
+        let server = "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 81}]}]\n  egress: [{}]\n";
+        let client = "  policyTypes: [Ingress, Egress]\n  egress: [{ports: [{port: 444}]}]\n";
+        let Connection { pod, peer, .. } = from_peer;
+        assert_eq!(rig(&netns, server).sends(&tcp(pod, peer, "A")), Answer(DeniedByPolicy));
+        assert_eq!(rig(&netns, server).gets(&tcp(peer, pod, "A")), Answer(DeniedByPolicy));
+        let Connection { pod, peer, .. } = from_pod;
+        assert_eq!(rig(&netns, client).sends(&tcp(pod, peer, "A")), Answer(DeniedByPolicy));
+        assert_eq!(rig(&netns, client).gets(&tcp(peer, pod, "A")), Answer(DeniedByPolicy));
+    }
+}
+
+#[test]
+fn a_server_that_may_send_does_not_reopen_what_policy_ends() {
+    let netns = world("older-server");
+    let connection = from_peer(&netns, 0, 80);
+    let Connection { pod, peer, .. } = connection;
+    let mut rig = rig(&netns, "  policyTypes: [Ingress]\n");
+    for _ in 0..3 {
+        assert_eq!(rig.sends(&tcp(pod, peer, "A")), Answer(NotIsolated));
+        assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(DeniedByPolicy));
+    }
+}
+
+#[test]
+fn of_a_server_that_stopped_listening_go_on() {
+    let netns = world("older-stopped");
+    let mut connection = from_peer(&netns, 0, 80);
+    connection.listener.take();
+    let Connection { pod, peer, .. } = connection;
+    let mut rig = rig(&netns, "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 80}]}]\n");
+    assert_eq!(rig.sends(&tcp(pod, peer, "A")), Answer(Established));
+    assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(Established));
+}
+
+#[test]
+fn nothing_else_is_taken_for_one() {
+    let netns = world("older-forged");
+    let Connection { pod, peer, .. } = &from_peer(&netns, 0, 80);
+    let (pod, peer) = (*pod, *peer);
+    let rules = "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 80}]}]\n";
+    let mut rig = rig(&netns, rules);
+    let other_port = (peer.0, peer.1 ^ 1);
+    assert_eq!(
+        rig.sends(&tcp(pod, other_port, "A")),
+        Answer(DeniedByPolicy),
+        "an ACK scan through a listener"
+    );
+    assert_eq!(rig.sends(&tcp(pod, ("10.0.0.3", peer.1), "A")), Answer(DeniedByPolicy), "another address");
+    assert_eq!(rig.sends(&tcp(pod, peer, "SA")), Answer(DeniedByPolicy), "a SYN-ACK is no middle");
+    assert_eq!(rig.sends(&frames::udp(pod, peer)), Answer(DeniedByPolicy), "nor is UDP");
+    assert_eq!(rig.gets(&tcp(other_port, pod, "A")), Answer(AllowedByPolicy), "judged in its own direction");
+    rig.on_veth(netns.veth.ifindex, None);
+    assert_eq!(rig.sends(&tcp(pod, peer, "A")), Answer(DeniedByPolicy), "no sockets to ask");
+}

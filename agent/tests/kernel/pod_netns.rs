@@ -1,0 +1,94 @@
+//! A pod's network namespace behind a veth, for what frames alone do not show: other interfaces, and real sockets.
+//!
+//! The calling thread moves into a namespace of its own, the node's. All of it goes away with the thread.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::thread;
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::address::AddressHeaderFlags;
+use nix::sched::{CloneFlags, setns, unshare};
+use postern::links::{Scanner, Veth};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+use std::os::fd::AsRawFd as _;
+
+/// The namespace of a pod.
+pub(crate) struct PodNetns {
+    file: File,
+    /// The host side of its veth, as the agent sees it.
+    pub(crate) veth: Veth,
+}
+
+/// Moves the calling thread to a namespace of its own, in which there is nothing but a loopback device.
+pub(crate) fn enter_node() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; these tests need root");
+}
+
+impl PodNetns {
+    /// A pod with these addresses, reached from addresses of the node on its veth `name`.
+    pub(crate) fn create(name: &str, pod: &[IpAddr], node: &[IpAddr]) -> Self {
+        let file = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter_node();
+                File::open("/proc/thread-self/ns/net").unwrap()
+            });
+            thread.join().unwrap()
+        });
+        let descriptor = file.as_raw_fd();
+        let veth = run(async |handle| {
+            handle.link().add(LinkVeth::new(name, "pod").build()).execute().await.unwrap();
+            let peer = index_of(&handle, "pod").await;
+            let moved = LinkUnspec::new_with_index(peer).setns_by_fd(descriptor).name("eth0").build();
+            handle.link().set(moved).execute().await.unwrap();
+            bring_up(&handle, name, node).await;
+            let view = Scanner::open().unwrap().scan().await.unwrap();
+            view.veths.into_iter().find(|veth| veth.interface == name).unwrap()
+        });
+        let netns = Self { file, veth };
+        netns.within(|| {
+            run(async |handle| {
+                bring_up(&handle, "lo", &[]).await;
+                bring_up(&handle, "eth0", pod).await;
+            });
+        });
+        netns
+    }
+
+    /// Runs something inside, in a thread of its own.
+    pub(crate) fn within<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).unwrap();
+                inside()
+            });
+            thread.join().unwrap()
+        })
+    }
+}
+
+/// Runs requests in the calling thread's namespace.
+fn run<T>(requests: impl AsyncFnOnce(Handle) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        requests(handle).await
+    })
+}
+
+async fn index_of(handle: &Handle, name: &str) -> u32 {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    links.try_next().await.unwrap().unwrap().header.index
+}
+
+async fn bring_up(handle: &Handle, name: &str, addresses: &[IpAddr]) {
+    let index = index_of(handle, name).await;
+    for address in addresses {
+        let mut request = handle.address().add(index, *address, if address.is_ipv4() { 24 } else { 64 });
+        // Without duplicate address detection, which takes a second.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.execute().await.unwrap();
+    }
+    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+}
