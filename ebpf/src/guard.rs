@@ -68,8 +68,11 @@ pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
         neighbour::ROUTER_ADVERTISEMENT | neighbour::REDIRECT => true,
         // The target stands behind the flags (RFC 4861 4.4).
         neighbour::ADVERTISEMENT => match ctx.load::<A>(packet.transport.body) {
-            Ok(target) => !target.is_nobodys() && !target.is_pods(*ifindex),
-            Err(_) => true,
+            Ok(target) if packet.transport.body + size_of::<A>() <= packet.end => {
+                let is_link_local = target.is_nobodys() && target != A::default();
+                !is_link_local && !target.is_pods(*ifindex)
+            }
+            _ => true,
         },
         _ => false,
     }

@@ -234,12 +234,12 @@ fn flows_end_when_their_time_is_up() {
     ];
     let udp_steps: [&[u8]; 3] = [&udp(CLIENT, WEB), &udp(WEB, CLIENT), &udp(WEB, CLIENT)];
     let (tcp_reply, udp_reply) = (tcp(WEB, CLIENT, "A"), udp(WEB, CLIENT));
-    let table: [(&str, Lifetimes, &[&[u8]], &[u8]); 5] = [
+    let table = [
         ("tcp-opening", Lifetimes { tcp_opening: short_ns, ..all_long }, &tcp_steps[..1], &tcp_reply),
         ("tcp-established", Lifetimes { tcp_established: short_ns, ..all_long }, &tcp_steps[..3], &tcp_reply),
-        ("tcp-closing", Lifetimes { tcp_closing: short_ns, ..all_long }, &tcp_steps, &tcp_reply),
+        ("tcp-closing", Lifetimes { tcp_closing: short_ns, ..all_long }, &tcp_steps[..], &tcp_reply),
         ("opening", Lifetimes { opening: short_ns, ..all_long }, &udp_steps[..1], &udp_reply),
-        ("established", Lifetimes { established: short_ns, ..all_long }, &udp_steps, &udp_reply),
+        ("established", Lifetimes { established: short_ns, ..all_long }, &udp_steps[..], &udp_reply),
     ];
     for (state, lifetimes, steps, reply) in table {
         for (lifetimes, expected) in [(lifetimes, Reason::DeniedByPolicy), (all_long, Reason::Established)] {

@@ -67,6 +67,16 @@ fn table() -> Vec<(&'static str, Vec<u8>, Reason)> {
         ("an advertisement of its address", advertisement("fd00::1"), Link),
         ("of its link-local one", advertisement("fe80::1"), Link),
         ("of another's", advertisement("fd00::2"), Spoofed),
+        ("of nobody's", advertisement("::"), Spoofed),
+        (
+            "of what is only padding",
+            {
+                let mut frame = advertisement("fd00::1");
+                frame[14 + 5] = 8;
+                frame
+            },
+            Spoofed,
+        ),
         ("a solicitation", on_link("fd00::1", "ff02::1", 135, 255), Link),
         ("while it has no address", on_link("::", "ff02::1", 135, 255), Link),
         ("a solicitation as another", on_link("fd00::2", "ff02::1", 135, 255), Spoofed),
