@@ -193,7 +193,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     scene.half_open.flow = flow;
     if allowed && note {
         step(scene, DIRECTION);
-    } else if !allowed {
+    } else {
         half_open::update(scene);
     }
     if allowed { Known::Allowed } else { Known::Denied }

@@ -130,7 +130,8 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
 /// have one that none passes on, and the sender's address on the link (RFC 2710 3, RFC 3810 5).
 #[inline(always)]
 pub fn is_link(packet: &Packet<[u32; 4]>) -> bool {
-    if packet.protocol != IPPROTO_ICMPV6 {
+    // None of them may come in fragments (RFC 6980 5).
+    if packet.protocol != IPPROTO_ICMPV6 || packet.fragment != Fragment::Whole {
         return false;
     }
     let Transport { kind, code, .. } = packet.transport;
