@@ -25,6 +25,8 @@ mod masquerade;
 #[cfg(test)]
 mod new_pods;
 #[cfg(test)]
+mod older;
+#[cfg(test)]
 mod own_node;
 #[cfg(test)]
 mod path_mtu;
