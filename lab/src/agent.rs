@@ -101,12 +101,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of `node` in its namespace.
+    /// Starts the agent of `node` in its namespace, with these flags more than its paths.
     ///
     /// # Errors
     /// The process cannot be started.
-    pub fn start(node: &str, netns: &Netns, paths: Paths) -> Result<Self, Error> {
-        let (node, flags) = (node.to_owned(), Vec::new());
+    pub fn start(node: &str, netns: &Netns, paths: Paths, flags: &[&str]) -> Result<Self, Error> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let node = node.to_owned();
         let mut agent = Self { node, paths, flags, netns: netns.path(), child: None };
         agent.restart()?;
         Ok(agent)

@@ -1,5 +1,6 @@
 //! Command line.
 
+mod bench;
 mod demo;
 mod keep;
 mod run;
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Run(run::Arguments),
     Demo(demo::Arguments),
+    Bench(bench::Arguments),
     Up(keep::Up),
     /// Take down the lab that is up, and what killed labs left.
     Down,
@@ -47,12 +49,12 @@ enum Command {
     Within(within::Arguments),
 }
 
-/// How to print matrices.
+/// How to print.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
     /// For people.
     Table,
-    /// For programs: an array of cells; one line per step where there are several.
+    /// For programs. A matrix is an array of cells, one line per step where there are several.
     Json,
 }
 
@@ -78,6 +80,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Demo(arguments) => block_on(demo::run(arguments)),
+        Command::Bench(arguments) => block_on(bench::run(arguments)),
         Command::Up(arguments) => keep::up(&arguments).map_err(Failure::Lab),
         Command::Down => keep::down().map_err(Failure::Lab),
         Command::Status => keep::status().map_err(Failure::Lab),

@@ -2,9 +2,10 @@
 //!
 //! A scenario (a directory of Kubernetes YAML) flows in; wires, processes and the connectivity matrix that real
 //! connections observe flow out. [`topology`] lays the wires, [`prober`] is the helper inside each namespace,
-//! [`observe`] asks all helpers at once; [`lab`] holds it all together.
+//! [`observe`] asks all helpers at once; [`lab`] holds it all together. [`bench`] measures what enforcement costs.
 
 pub mod agent;
+pub mod bench;
 pub mod helper;
 pub mod kept;
 pub mod lab;

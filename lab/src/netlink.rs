@@ -161,6 +161,19 @@ impl Netlink {
         self.send(format!("link set {index} master {bridge}"), RouteNetlinkMessage::SetLink(link), 0)
     }
 
+    /// `ip link set INDEX gso_max_segs SEGMENTS`: how many segments one packet may hold on its way out. 1 is what turning
+    /// segmentation offload off comes to.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_gso_max_segments(&mut self, index: u32, segments: u32) -> Result<(), Error> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+        let request = format!("link set {index} gso_max_segs {segments}");
+        self.send(request, RouteNetlinkMessage::SetLink(link), 0)
+    }
+
     /// `ip address add ADDRESS dev INDEX nodad`
     ///
     /// # Errors

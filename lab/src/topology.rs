@@ -35,7 +35,7 @@ use pod::PodLink;
 
 /// Interface index of `eth0` in every namespace but the fabric's. High enough for the fallback tunnel devices that some
 /// kernels put into every new namespace.
-const ETH0: u32 = 100;
+pub(crate) const ETH0: u32 = 100;
 /// Interface index of the fabric's bridge.
 const FABRIC_BRIDGE: u32 = 100;
 /// Interface indexes of the fabric's ports start here.

@@ -3,24 +3,53 @@
 use std::ffi::OsString;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
+use clap::Subcommand;
 
-use crate::build::cargo;
+use crate::build::{become_binary, cargo};
 
 /// What can be measured.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// What an event costs the policy engine, in a cluster of 10,000 pods and 1,000 policies.
-    Engine,
+    ///
+    /// Examples:
+    ///   cargo xtask bench engine
+    ///   cargo xtask bench engine -- --save-baseline before
+    #[command(verbatim_doc_comment)]
+    Engine {
+        /// Arguments of the benchmark.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// What policy costs traffic: Postern, nftables and iptables against no policy.
+    ///
+    /// Examples:
+    ///   cargo xtask bench traffic
+    ///   cargo xtask bench traffic --quick
+    ///   cargo xtask bench traffic --help
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Traffic {
+        /// Arguments of `postern-lab bench`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Runs a benchmark.
-pub(crate) fn run(what: Bench, arguments: &[OsString]) -> Result<()> {
-    let benchmark = match what {
-        Bench::Engine => ["--package", "postern-policy", "--features", "testkit", "--bench", "engine"],
-    };
+pub(crate) fn run(what: Bench) -> Result<()> {
+    match what {
+        Bench::Engine { arguments } => engine(&arguments),
+        Bench::Traffic { arguments } => {
+            let arguments: Vec<OsString> = [OsString::from("bench")].into_iter().chain(arguments).collect();
+            become_binary("postern-lab", &arguments)
+        }
+    }
+}
+
+fn engine(arguments: &[OsString]) -> Result<()> {
     let mut command = cargo();
-    command.arg("bench").args(benchmark).arg("--").args(arguments);
+    command.args(["bench", "--package", "postern-policy", "--features", "testkit", "--bench", "engine"]);
+    command.arg("--").args(arguments);
     if !command.status().context("run cargo bench")?.success() {
         bail!("the benchmark failed");
     }

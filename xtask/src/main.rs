@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 ///   cargo xtask test          every test
 ///   cargo xtask lab --help    a cluster in network namespaces to play with
 ///
-/// Exit status: 0 when done, not 0 when anything failed; `lab` and `demo` give that of `postern-lab`.
+/// Exit status: 0 when done, not 0 when anything failed; `lab`, `demo` and `bench traffic` give that of `postern-lab`.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", verbatim_doc_comment)]
 struct Cli {
@@ -105,15 +105,13 @@ enum Command {
     /// Measure.
     ///
     /// Examples:
-    ///   cargo xtask bench engine                  what an event costs the policy engine
-    ///   cargo xtask bench engine -- --save-baseline before
+    ///   cargo xtask bench engine     what an event costs the policy engine
+    ///   cargo xtask bench traffic    what policy costs packets and connections
     #[command(verbatim_doc_comment)]
     Bench {
         /// What to measure.
+        #[command(subcommand)]
         what: bench::Bench,
-        /// Arguments of the benchmark.
-        #[arg(last = true)]
-        arguments: Vec<OsString>,
     },
 }
 
@@ -147,6 +145,6 @@ fn run(command: Command) -> Result<()> {
             build::become_binary("postern-lab", &arguments)
         }
         Command::Test { long, filter } => test::run(long, filter.as_deref()),
-        Command::Bench { what, arguments } => bench::run(what, &arguments),
+        Command::Bench { what } => bench::run(what),
     }
 }

@@ -14,7 +14,7 @@ impl Lab {
     pub(super) fn start_agents(&mut self) -> Result<(), Error> {
         if let Some(program) = self.programs.postern.clone() {
             for (node, netns) in self.topology.nodes() {
-                self.agents.push(Agent::start(node, netns, self.agent_paths(&program, node))?);
+                self.agents.push(Agent::start(node, netns, self.agent_paths(&program, node), &[])?);
             }
         }
         Ok(())

@@ -46,3 +46,5 @@ mod story;
 mod support;
 #[cfg(test)]
 mod topology;
+#[cfg(test)]
+mod traffic;

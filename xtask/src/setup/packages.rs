@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use super::linker::LLVM;
 use super::{Step, progress};
 
-/// What the build and the lab need from the distribution, beside the LLVM of [`LLVM`].
-const OTHERS: [&str; 3] = ["g++", "iproute2", "nftables"];
+/// What the build and the lab need from the distribution, beside the LLVM of [`LLVM`]. `cargo xtask bench traffic`
+/// compares with nftables, iptables and ipset.
+const OTHERS: [&str; 5] = ["g++", "iproute2", "ipset", "iptables", "nftables"];
 
 /// The packages.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl Step for Packages {
         if !Path::new("/usr/bin/dpkg-query").exists() {
             // Another distribution: look for what the packages bring.
             let linker_is_there = super::linker::BpfLinker.done()?;
-            return Ok(linker_is_there && in_path("ip") && in_path("nft"));
+            return Ok(linker_is_there && ["ip", "ipset", "iptables-restore", "nft"].into_iter().all(in_path));
         }
         Ok(missing()?.is_empty())
     }
