@@ -1,4 +1,5 @@
-//! Builds the eBPF programs (crate `postern-ebpf`) into `OUT_DIR/postern`, where `datapath::object` picks them up.
+//! Builds the eBPF programs (crate `postern-ebpf`) into `OUT_DIR/postern`, where `datapath::object` picks them up, and those
+//! that are measured (`benches/packet`) into `OUT_DIR/bench`.
 //!
 //! The same few flags as aya-build, which cannot be told to use a stable toolchain or to be quiet.
 
@@ -46,8 +47,11 @@ fn main() -> Result<()> {
     if !status.success() {
         bail!("building the eBPF programs failed ({status}); `cargo xtask setup` installs what it needs");
     }
-    let built = out.join("ebpf").join(&target).join("release/postern");
-    std::fs::copy(&built, out.join("postern")).with_context(|| format!("copying {}", built.display()))?;
+    let built = out.join("ebpf").join(&target).join("release");
+    for object in ["postern", "bench"] {
+        let built = built.join(object);
+        std::fs::copy(&built, out.join(object)).with_context(|| format!("copying {}", built.display()))?;
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 #[macro_use]
 mod layout;
 
+pub mod bench;
 pub mod conntrack;
 pub mod endpoint;
 pub mod peer;

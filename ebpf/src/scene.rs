@@ -60,10 +60,16 @@ impl<A: Address> Scene<A> {
     /// Sets the scene for a packet whose IP header is at a byte offset of the frame.
     #[inline(always)]
     pub fn set<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
-        self.ifindex = ifindex(ctx);
         self.generation = STATE.get(0).map_or(0, |state: &State| state.generation);
         // SAFETY: the helper takes nothing and only reads a clock.
         self.now = unsafe { bpf_ktime_get_coarse_ns() };
+        self.read::<DIRECTION>(ctx, start);
+    }
+
+    /// Reads the packet whose IP header is at a byte offset of the frame: what it says, and which flow it is of.
+    #[inline(always)]
+    pub fn read<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
+        self.ifindex = ifindex(ctx);
         self.readable = match parse(ctx, start, &mut self.packet) {
             Ok(()) => readable::YES,
             Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
