@@ -21,6 +21,18 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// What a packet costs in the kernel, for policy sets from small to large.
+    ///
+    /// Examples:
+    ///   cargo xtask bench packet
+    ///   cargo xtask bench packet --quick
+    ///   cargo xtask bench packet --help
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Packet {
+        /// Arguments of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// What policy costs traffic: Postern, nftables and iptables against no policy.
     ///
     /// Examples:
@@ -38,7 +50,14 @@ pub(crate) enum Bench {
 /// Runs a benchmark.
 pub(crate) fn run(what: Bench) -> Result<()> {
     match what {
-        Bench::Engine { arguments } => engine(&arguments),
+        Bench::Engine { arguments } => {
+            let engine = ["--package", "postern-policy", "--features", "testkit", "--bench", "engine"];
+            bench(&engine, &arguments)
+        }
+        Bench::Packet { arguments } => {
+            // What is measured runs in the kernel, and is optimised in every profile: the tests' objects will do.
+            bench(&["--package", "postern", "--profile", "dev", "--bench", "packet"], &arguments)
+        }
         Bench::Traffic { arguments } => {
             let arguments: Vec<OsString> = [OsString::from("bench")].into_iter().chain(arguments).collect();
             become_binary("postern-lab", &arguments)
@@ -46,10 +65,9 @@ pub(crate) fn run(what: Bench) -> Result<()> {
     }
 }
 
-fn engine(arguments: &[OsString]) -> Result<()> {
+fn bench(which: &[&str], arguments: &[OsString]) -> Result<()> {
     let mut command = cargo();
-    command.args(["bench", "--package", "postern-policy", "--features", "testkit", "--bench", "engine"]);
-    command.arg("--").args(arguments);
+    command.arg("bench").args(which).arg("--").args(arguments);
     if !command.status().context("run cargo bench")?.success() {
         bail!("the benchmark failed");
     }

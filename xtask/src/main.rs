@@ -106,6 +106,7 @@ enum Command {
     ///
     /// Examples:
     ///   cargo xtask bench engine     what an event costs the policy engine
+    ///   cargo xtask bench packet     what a packet costs in the kernel
     ///   cargo xtask bench traffic    what policy costs packets and connections
     #[command(verbatim_doc_comment)]
     Bench {

@@ -1,0 +1,218 @@
+//! One loaded object with one policy set, filled by the real engine and writer.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, HashMap, MapData};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use postern::datapath::maps::Maps;
+use postern::datapath::tables::Writer;
+use postern_common::IPPROTO_TCP;
+use postern_common::bench::Vary;
+use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_SLOTS, state};
+use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
+use postern_common::reason::Reason;
+use postern_policy::model::{NamespacedName, Object};
+use postern_policy::{Engine, Scope};
+
+use super::cells::{Cell, FLOW_PORT, Packet, Packets, Table};
+use super::frames::Family;
+use super::sets::{POD, Set, ipv4, ipv6};
+
+/// The compiled object with the programs that are measured.
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+
+/// Test runs show packets on the loopback device.
+const IFINDEX: u32 = 1;
+/// Any time that does not come.
+const NEVER: u64 = u64::MAX / 2;
+/// Of so many packets, one may end under another reason: what else happens on the machine must not stop a benchmark.
+const TOLERANCE: u64 = 1_000;
+
+/// Programs that judge a packet, by direction, and what they are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    Empty,
+    Vary,
+    Parse,
+    Lru,
+    Hash,
+    ToPod,
+    FromPod,
+}
+
+impl Program {
+    const ALL: [Self; 7] =
+        [Self::Empty, Self::Vary, Self::Parse, Self::Lru, Self::Hash, Self::ToPod, Self::FromPod];
+
+    /// What judges packets of a direction.
+    pub(super) const fn of(direction: u8) -> Self {
+        if direction == EGRESS { Self::FromPod } else { Self::ToPod }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "bench_empty",
+            Self::Vary => "bench_vary",
+            Self::Parse => "bench_parse",
+            Self::Lru => "bench_parse_lru",
+            Self::Hash => "bench_parse_hash",
+            Self::ToPod => "bench_to_pod",
+            Self::FromPod => "bench_from_pod",
+        }
+    }
+}
+
+/// A loaded object that guards one pod.
+pub(super) struct Rig {
+    ebpf: Ebpf,
+    maps: Maps,
+    vary: Array<MapData, Vary>,
+    /// What the pod's veth has while it is isolated.
+    isolated: Endpoint,
+    /// Whether every half-open slot is taken, by direction.
+    full: [bool; 2],
+    /// Where varying goes on, by mode: no run repeats the packets of the one before.
+    states: [u64; 3],
+}
+
+impl Rig {
+    /// Loads the programs, and enforces a policy set with so many established flows of each family.
+    pub(super) fn new(object: &[u8], set: Set, flows: u32) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        // As shipped: without it, the programs would hold code that logs drops.
+        loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
+        let mut ebpf = loader.load(object).context("loading the object")?;
+        for program in Program::ALL {
+            let name = program.name();
+            let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+            let program: &mut SchedClassifier = program.try_into()?;
+            program.load().with_context(|| format!("loading program {name}"))?;
+        }
+        let mut maps = Maps::take(&mut ebpf)?;
+        let vary = ebpf.take_map("VARY").context("no map VARY")?.try_into()?;
+        let isolated = enforce(&mut maps, set.objects()?)?;
+        maps.pod_addresses4.insert(PodAddress4 { ifindex: IFINDEX, address: POD.to_be_bytes() }, 1, 0)?;
+        let address = ipv6(POD).octets();
+        maps.pod_addresses6.insert(PodAddress6 { ifindex: IFINDEX, address }, 1, 0)?;
+        let mut rig = Self { ebpf, maps, vary, isolated, full: [false; 2], states: [1; 3] };
+        rig.establish(flows)?;
+        Ok(rig)
+    }
+
+    /// Puts flows into the tables of established ones, and into the hash maps that these are compared with.
+    fn establish(&mut self, flows: u32) -> Result<()> {
+        let mut take = |name: &str| self.ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let mut hash4: HashMap<MapData, Flow4, Flow> = take("HASH4")?.try_into()?;
+        let mut hash6: HashMap<MapData, Flow6, Flow> = take("HASH6")?.try_into()?;
+        let cell = Cell { packet: Packet::Established(flows), family: Family::V4, direction: INGRESS };
+        let generation = self.maps.state.get(&0, 0)?.generation;
+        let flow = Flow {
+            expires: NEVER,
+            generation,
+            initiator: INGRESS,
+            state: state::ESTABLISHED,
+            ..Flow::default()
+        };
+        let vary = cell.packets(Set::smallest())?.vary;
+        for number in 0..flows {
+            let (peer, port) = vary.peer(number);
+            let peer_port = u16::try_from(port)?;
+            let (pod_port, protocol) = (FLOW_PORT, u32::from(IPPROTO_TCP));
+            let (pod, address) = (ipv4(POD).octets(), ipv4(peer).octets());
+            let key4 = Flow4 { ifindex: IFINDEX, pod, peer: address, pod_port, peer_port, protocol };
+            let (pod, address) = (ipv6(POD).octets(), ipv6(peer).octets());
+            let key6 = Flow6 { ifindex: IFINDEX, pod, peer: address, pod_port, peer_port, protocol };
+            self.maps.flows4.insert(key4, flow, 0)?;
+            self.maps.flows6.insert(key6, flow, 0)?;
+            hash4.insert(key4, flow, 0)?;
+            hash6.insert(key6, flow, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the maps what a cell is about.
+    pub(super) fn prepare(&mut self, cell: Cell, packets: &Packets) -> Result<()> {
+        let endpoint = match cell.packet {
+            Packet::NotIsolated => Endpoint { ingress_class: 0, egress_class: 0, ..self.isolated },
+            _ => self.isolated,
+        };
+        self.maps.endpoints.insert(IFINDEX, endpoint, 0)?;
+        let Packet::New(_, table, _) = cell.packet else { return Ok(()) };
+        let direction = usize::from(cell.direction);
+        match table {
+            Table::Room => {
+                for slot in self.maps.half_open.keys().collect::<Result<Vec<_>, _>>()? {
+                    self.maps.half_open.remove(&slot)?;
+                }
+                self.full = [false; 2];
+            }
+            Table::Full if self.full[direction] => {}
+            Table::Full => {
+                let slots = u32::from(HALF_OPEN_SLOTS);
+                self.run(Program::of(cell.direction), packets, slots * 7)?;
+                let taken = self.maps.half_open.keys().filter(|slot| {
+                    slot.as_ref().is_ok_and(|slot| slot.direction == u16::from(cell.direction))
+                });
+                let taken = u32::try_from(taken.count())?;
+                ensure!(taken > slots - slots / 100, "only {taken} of {slots} half-open slots are taken");
+                self.full[direction] = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a program so many packets in a row; returns nanoseconds per packet.
+    pub(super) fn run(&mut self, program: Program, packets: &Packets, repeat: u32) -> Result<f64> {
+        let mode = usize::try_from(packets.vary.mode)?;
+        self.vary.set(0, Vary { state: self.states[mode], ..packets.vary }, 0)?;
+        let counted = self.counted(program, packets.reason)?;
+        let name = program.name();
+        let loaded: &SchedClassifier =
+            self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        let options = TestRunOptions { data_in: Some(&packets.frame), repeat, ..TestRunOptions::default() };
+        let duration = loaded.test_run(options).with_context(|| format!("running {name}"))?.duration;
+        let Vary { state, failed, .. } = self.vary.get(&0, 0)?;
+        self.states[mode] = state;
+        let repeat = u64::from(repeat);
+        let (failed, what) = match counted.zip(self.counted(program, packets.reason)?) {
+            Some((before, after)) => (repeat - (after - before).min(repeat), packets.reason.name()),
+            None => (failed, "found"),
+        };
+        ensure!(
+            failed <= repeat / TOLERANCE,
+            "{name}: of {repeat} packets, {failed} did not end as {what}: this would have measured something else"
+        );
+        Ok(duration.as_secs_f64() * 1e9)
+    }
+
+    /// Packets that ended under a reason so far, where the program counts them.
+    fn counted(&self, program: Program, reason: Reason) -> Result<Option<u64>> {
+        let direction = match program {
+            Program::ToPod => INGRESS,
+            Program::FromPod => EGRESS,
+            _ => return Ok(None),
+        };
+        Ok(Some(self.maps.counters.get(&reason.counter(direction), 0)?.iter().sum()))
+    }
+}
+
+/// Compiles a cluster and writes what is to be enforced; returns what the pod's veth is to have.
+fn enforce(maps: &mut Maps, objects: Vec<Object>) -> Result<Endpoint> {
+    let (mut writer, first) = Writer::begin(maps)?;
+    let mut engine = Engine::new(Scope::Node("node-a".into()), first);
+    for object in objects {
+        engine.apply(object);
+    }
+    for action in &engine.plan().steps {
+        writer.execute(maps, action)?;
+    }
+    let pod = engine.local_pod(&NamespacedName::new("here", "pod")).context("no pod to isolate")?;
+    Ok(Endpoint {
+        ingress_class: pod.subject.ingress.0,
+        egress_class: pod.subject.egress.0,
+        epoch: writer.epoch(),
+        flags: GUARDED,
+        netns: 0,
+    })
+}
