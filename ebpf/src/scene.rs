@@ -42,6 +42,8 @@ pub struct Scene<A: Address> {
     pub key: A::FlowKey,
     /// What policy is asked.
     pub question: Question<A>,
+    /// Where the IP header begins.
+    pub start: u32,
     /// One of [`readable`]'s constants.
     pub readable: u8,
 }
@@ -70,12 +72,24 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     pub fn read<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
         self.ifindex = ifindex(ctx);
-        self.readable = match parse(ctx, start, &mut self.packet) {
+        self.readable = match parse(ctx, self.forget(start), &mut self.packet) {
             Ok(()) => readable::YES,
             Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
             Err(_) => readable::MALFORMED,
         };
         self.take_sides::<DIRECTION>();
+    }
+
+    /// Makes the verifier forget how it came by an offset: it would follow frames with and without VLAN tags through the whole
+    /// program, each on its own.
+    #[inline(always)]
+    fn forget(&mut self, start: usize) -> usize {
+        let memory = &raw mut self.start;
+        // SAFETY: it is a field of the scene. Volatile: or else the compiler remembers.
+        unsafe {
+            memory.write_volatile(start as u32);
+            (memory.read_volatile() & MAX_START) as usize
+        }
     }
 
     /// Takes sides, once the packet is known.
@@ -105,6 +119,9 @@ impl<A: Address> Scene<A> {
     }
 }
 
+/// No IP header begins beyond: there are two VLAN tags at most.
+const MAX_START: u32 = 31;
+
 /// Interface index of the veth.
 #[inline(always)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
@@ -120,7 +137,7 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
 fn parse<A: Address>(ctx: &TcContext, start: usize, packet: &mut Packet<A>) -> Result<(), Unreadable> {
     let mut pulled = false;
     loop {
-        *packet = Packet::default();
+        packet.clear();
         match A::parse(ctx, start, packet) {
             Err(Unreadable::NotLinear) if !pulled => {
                 frame::pull(ctx, A::HEADERS);

@@ -38,9 +38,17 @@ pub struct Frame {
 /// frame.
 #[inline(always)]
 pub fn frame(ctx: &TcContext) -> Result<Frame, Unreadable> {
-    let mut tags = is_tag(ethertype_behind(ctx, 0)?);
-    tags += tags & is_tag(ethertype_behind(ctx, tags)?);
-    Ok(Frame { ethertype: ethertype_behind(ctx, tags)?, payload: ETHERTYPE + size_of::<u16>() + tags * TAG })
+    let ethertype = ethertype_behind(ctx, 0)?;
+    if !matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
+        return Ok(Frame { ethertype, payload: payload_behind(0) });
+    }
+    let tags = 1 + is_tag(ethertype_behind(ctx, 1)?);
+    Ok(Frame { ethertype: ethertype_behind(ctx, tags)?, payload: payload_behind(tags) })
+}
+
+#[inline(always)]
+const fn payload_behind(tags: usize) -> usize {
+    ETHERTYPE + size_of::<u16>() + tags * TAG
 }
 
 #[inline(always)]

@@ -61,8 +61,8 @@ struct Extension {
 #[inline(always)]
 pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Result<(), Unreadable> {
     let header: Header = frame::read(ctx, start)?;
-    packet.source = header.source;
-    packet.destination = header.destination;
+    copy(&mut packet.source, header.source);
+    copy(&mut packet.destination, header.destination);
     packet.hop_limit = header.hop_limit;
     let mut protocol = header.next_header;
     let mut offset = start + size_of::<Header>();
@@ -122,6 +122,19 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
     }
     packet.protocol = protocol;
     transport::parse(ctx, offset, end, protocol, &mut packet.transport)
+}
+
+/// Copies an address by words: the compiler would call a function that copies bytes.
+#[inline(always)]
+fn copy(to: &mut [u32; 4], [a, b, c, d]: [u32; 4]) {
+    let to = (&raw mut *to).cast::<u32>();
+    // SAFETY: these are the address's four words.
+    unsafe {
+        to.write_volatile(a);
+        to.add(1).write_volatile(b);
+        to.add(2).write_volatile(c);
+        to.add(3).write_volatile(d);
+    }
 }
 
 /// Whether the link does not work without this message.
