@@ -47,12 +47,11 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
     scene.set::<DIRECTION>(ctx, start);
     let Packet { transport, fragment, protocol, .. } = scene.packet;
     let may_be_new = transport.starts && protocol == IPPROTO_TCP;
-    if scene.readable == readable::YES
-        && transport.flow
-        && fragment == Fragment::Whole
-        && !may_be_new
-        && let Some(flow) = A::flow(&scene.key)
-    {
+    if scene.readable == readable::YES && transport.flow && fragment == Fragment::Whole && !may_be_new {
+        let Some(flow) = A::flow(&scene.key) else {
+            scene.absent = 1;
+            return second_thought::<DIRECTION, A>(ctx, scene);
+        };
         // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
         // worst loses one of two updates that say nearly the same.
         let flow: &mut Flow = unsafe { &mut *flow };
@@ -76,6 +75,7 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return Reason::NotIsolated;
     }
     scene.endpoint = endpoint;
+    scene.take_sides::<DIRECTION>();
     match scene.readable {
         readable::YES => {}
         readable::SOURCE_ROUTED => return Reason::SourceRouted,
@@ -150,7 +150,11 @@ enum Known {
 #[inline(always)]
 fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> Known {
     let Packet { transport, protocol, .. } = scene.packet;
-    if let Some(flow) = A::flow(&scene.key) {
+    let noted = if scene.absent == 0 { A::flow(&scene.key) } else { None };
+    if noted.is_none() {
+        scene.absent = 1;
+    }
+    if let Some(flow) = noted {
         // SAFETY: as in `reason_of_packet`.
         let flow: &mut Flow = unsafe { &mut *flow };
         if flow.expires > scene.now && !(transport.starts && flow.initiator != DIRECTION) {
@@ -228,6 +232,7 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
     // One in fragments is none that a host or router sends: they keep errors short.
     if scene.packet.fragment == Fragment::Whole && A::quote(ctx, &mut scene.packet) {
         scene.take_sides::<DIRECTION>();
+        scene.name_flow::<DIRECTION>();
         half_open::identify(scene);
         if known_flow::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {
             return Reason::Related;
@@ -273,7 +278,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if reason.drops() || transport.resets {
         return reason;
     }
-    if transport.starts {
+    if transport.starts && scene.absent == 0 {
         // What there was with the same ports is over.
         A::forget(&scene.key);
     }

@@ -34,12 +34,14 @@ pub struct Scene<A: Address> {
     pub slot: Slot,
     /// What the packet says.
     pub packet: Packet<A>,
-    /// Address and port of the pod.
+    /// Address and port of the pod; not set before it is needed, as what follows.
     pub pod: (A, u16),
     /// Address and port of the other side.
     pub peer: (A, u16),
     /// Key of the packet's flow among the established ones.
     pub key: A::FlowKey,
+    /// 1: there is no established flow with that key, as far as was looked already.
+    pub absent: u8,
     /// What policy is asked.
     pub question: Question<A>,
     /// Where the IP header begins.
@@ -77,7 +79,7 @@ impl<A: Address> Scene<A> {
             Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
             Err(_) => readable::MALFORMED,
         };
-        self.take_sides::<DIRECTION>();
+        self.name_flow::<DIRECTION>();
     }
 
     /// Makes the verifier forget how it came by an offset: it would follow frames with and without VLAN tags through the whole
@@ -95,11 +97,23 @@ impl<A: Address> Scene<A> {
     /// Takes sides, once the packet is known.
     #[inline(always)]
     pub fn take_sides<const DIRECTION: u8>(&mut self) {
+        (self.pod, self.peer) = self.sides::<DIRECTION>();
+    }
+
+    /// Names the packet's flow, once the packet is known.
+    #[inline(always)]
+    pub fn name_flow<const DIRECTION: u8>(&mut self) {
+        let (pod, peer) = self.sides::<DIRECTION>();
+        self.key = A::flow_key(self.ifindex, pod, peer, self.packet.protocol);
+        self.absent = 0;
+    }
+
+    /// Address and port of the pod, and of the other side.
+    #[inline(always)]
+    fn sides<const DIRECTION: u8>(&self) -> ((A, u16), (A, u16)) {
         let source = (self.packet.source, self.packet.transport.source_port);
         let destination = (self.packet.destination, self.packet.transport.destination_port);
-        (self.pod, self.peer) =
-            if DIRECTION == EGRESS { (source, destination) } else { (destination, source) };
-        self.key = A::flow_key(self.ifindex, self.pod, self.peer, self.packet.protocol);
+        if DIRECTION == EGRESS { (source, destination) } else { (destination, source) }
     }
 
     /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and
