@@ -154,10 +154,11 @@ pub mod state {
 pub const MAX_FLOWS: usize = 1 << 17;
 
 /// Half-open slots of one veth and direction; a power of two.
-pub const HALF_OPEN_SLOTS: u16 = 1 << 13;
+pub const HALF_OPEN_SLOTS: u16 = 1 << 12;
 
-/// Most half-open flows of all veths: 64 veths and directions with every slot in use.
-pub const MAX_HALF_OPEN: usize = 1 << 19;
+/// Most half-open flows of all veths: 64 veths and directions with every slot in use. Their memory is set aside, some 30 MB:
+/// getting it packet by packet costs more than all else that a new flow takes.
+pub const MAX_HALF_OPEN: usize = 1 << 18;
 
 /// Slots for datagrams in fragments of one veth and direction; a power of two.
 pub const FRAGMENT_SLOTS: u16 = 1 << 10;

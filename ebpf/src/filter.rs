@@ -193,12 +193,15 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
         return Known::Nothing;
     }
     let mut flow = scene.half_open.flow;
+    let generation = flow.generation;
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
     scene.half_open.flow = flow;
+    // Only what was judged again has changed more than its age and state.
+    if !allowed || scene.half_open.flow.generation != generation {
+        half_open::update(scene);
+    }
     if allowed && note {
         step(scene, DIRECTION);
-    } else {
-        half_open::update(scene);
     }
     if allowed { Known::Allowed } else { Known::Denied }
 }
@@ -217,7 +220,7 @@ fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
     if is_established && A::remember(&scene.key, &flow).is_ok() {
         half_open::forget(scene);
     } else {
-        half_open::update(scene);
+        half_open::touch(scene);
     }
 }
 
@@ -287,8 +290,11 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
         // Once more before it is established; it was judged just now.
-        scene.half_open.flow.generation = scene.generation;
-        scene.half_open.flow.denied = 0;
+        if scene.half_open.flow.generation != scene.generation {
+            scene.half_open.flow.generation = scene.generation;
+            scene.half_open.flow.denied = 0;
+            half_open::update(scene);
+        }
         step(scene, DIRECTION);
         return reason;
     }

@@ -91,6 +91,20 @@ pub fn update<A: Address>(scene: &Scene<A>) {
     let _ = HALF_OPEN.insert(scene.slot, &scene.half_open, u64::from(BPF_EXIST));
 }
 
+/// Writes how far the half-open flow that was found got, in place. Where another flow took the slot just now, that one gets a little longer to
+/// live, or is taken for answered: neither opens anything.
+#[inline(always)]
+pub fn touch<A: Address>(scene: &Scene<A>) {
+    if let Some(found) = HALF_OPEN.get_ptr_mut(scene.slot) {
+        let Flow { expires, state, .. } = scene.half_open.flow;
+        // SAFETY: until this program ends, the memory stays an element of this map; volatile, since other CPUs write there.
+        unsafe {
+            (&raw mut (*found).flow.expires).write_volatile(expires);
+            (&raw mut (*found).flow.state).write_volatile(state);
+        }
+    }
+}
+
 /// Forgets the half-open flow that was found.
 #[inline(always)]
 pub fn forget<A: Address>(scene: &Scene<A>) {

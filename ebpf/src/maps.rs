@@ -69,7 +69,7 @@ pub static FLOWS6: LruHashMap<Flow6, Flow, MAX_FLOWS> = LruHashMap::new();
 /// Slot of a veth and direction -> a flow that is not established yet. Written by the programs; the agent removes what
 /// has expired.
 #[btf_map]
-pub static HALF_OPEN: HashMap<Slot, HalfOpen, MAX_HALF_OPEN, GROWING> = HashMap::new();
+pub static HALF_OPEN: HashMap<Slot, HalfOpen, MAX_HALF_OPEN> = HashMap::new();
 
 /// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs; the agent
 /// removes what has expired.
