@@ -78,23 +78,3 @@ fn the_thread_goes_by_the_clock_of_the_programs() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
-
-/// A measurement: cargo test -p postern --test kernel -- --ignored --nocapture `a_full`
-#[test]
-#[ignore = "a measurement"]
-fn a_full_map_takes_this_long() {
-    let (_programs, mut maps) = Programs::load();
-    for ifindex in 1..=32 {
-        for direction in 0..2 {
-            for number in 0..HALF_OPEN_SLOTS {
-                maps.half_open.insert(Slot { ifindex, number, direction }, half_open(NOW), 0).unwrap();
-            }
-        }
-    }
-    let veths = (1..=32).collect();
-    for now in [NOW - 1, NOW, NOW] {
-        let begin = Instant::now();
-        let removed = remove_expired(&mut maps.half_open, &mut maps.fragments, &veths, now).unwrap();
-        println!("{removed} entries removed in {:?}", begin.elapsed());
-    }
-}
