@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use postern_lab::lab::Lab;
+use postern_lab::netns::Netns;
 
 use super::world::{LIARS, Liar, NOBODY, all_allowed, arrive_all, outside, veths, with_flags, world};
 use crate::inside::{command, external, node, pod};
@@ -134,27 +137,42 @@ fn the_other_way_of_attaching_takes_over_guards() {
     });
 }
 
-/// One pod that sends from one address without pause, and how much of it arrives.
+/// Datagrams from one socket to another without pause, and how many of them arrive.
 struct Stream {
     sender: JoinHandle<usize>,
     sink: JoinHandle<usize>,
 }
 
 impl Stream {
-    fn start(lab: &Lab, liar: &Liar, from: &str, port: u16, stop: &Arc<AtomicBool>) -> Self {
-        let to = outside(from, port);
-        let sink = external(lab, "outside").within(|| UdpSocket::bind(to)).unwrap().unwrap();
+    /// From an address of the liar to the host outside.
+    fn out(lab: &Lab, liar: &Liar, from: &str, port: u16, stop: &Arc<AtomicBool>) -> Self {
+        let from_to = (SocketAddr::new(from.parse().unwrap(), port), outside(from, port));
+        Self::start((pod(lab, liar.id), external(lab, "outside")), from_to, stop)
+    }
+
+    /// From the host outside to an address of the liar.
+    fn into(lab: &Lab, liar: &Liar, to: &str, port: u16, stop: &Arc<AtomicBool>) -> Self {
+        let from_to = (outside(to, port), SocketAddr::new(to.parse().unwrap(), port));
+        Self::start((external(lab, "outside"), pod(lab, liar.id)), from_to, stop)
+    }
+
+    fn start(
+        (here, there): (&Netns, &Netns),
+        (from, to): (SocketAddr, SocketAddr),
+        stop: &Arc<AtomicBool>,
+    ) -> Self {
+        let sink = there.within(|| UdpSocket::bind(to)).unwrap().unwrap();
         sink.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let address = SocketAddr::new(from.parse().unwrap(), 0);
-        let sender = pod(lab, liar.id).within(|| UdpSocket::bind(address)).unwrap().unwrap();
+        // Whoever reads may have to wait for a CPU.
+        setsockopt(&sink, RcvBufForce, &(64 << 20)).unwrap();
+        let sender = here.within(|| UdpSocket::bind(from)).unwrap().unwrap();
         sender.connect(to).unwrap();
-        let stopped = [Arc::clone(stop), Arc::clone(stop)];
-        let [sending, receiving] = stopped;
+        let [sending, receiving] = [Arc::clone(stop), Arc::clone(stop)];
         let sender = std::thread::spawn(move || {
             let mut sent = 0;
             while !sending.load(Ordering::Relaxed) {
                 sent += usize::from(sender.send(b"on and on").is_ok());
-                std::thread::sleep(Duration::from_micros(100));
+                std::thread::sleep(Duration::from_micros(200));
             }
             sent
         });
@@ -177,6 +195,27 @@ impl Stream {
     }
 }
 
+/// Both ways, for each liar's IPv4 address.
+fn honest(lab: &Lab, stop: &Arc<AtomicBool>) -> Vec<(&'static str, Stream)> {
+    let streams = (7000..).step_by(2).zip(&LIARS).flat_map(|(port, liar)| {
+        let own = liar.own()[0];
+        [
+            ("out", Stream::out(lab, liar, own, port, stop)),
+            ("in", Stream::into(lab, liar, own, port + 1, stop)),
+        ]
+    });
+    streams.collect()
+}
+
+fn assert_nothing_lost(lab: &mut Lab, streams: Vec<(&'static str, Stream)>, when: &str) {
+    let counted: Vec<_> = lab.agents_mut().iter().map(|agent| agent.status().unwrap().packets).collect();
+    for (direction, stream) in streams {
+        let (sent, received) = stream.end();
+        assert!(sent > 1000, "only {sent} datagrams were sent");
+        assert_eq!(received, sent, "{when}, {direction}; {counted:?}");
+    }
+}
+
 #[test]
 fn nothing_slips_through_and_nothing_is_lost_while_programs_are_swapped() {
     run(async {
@@ -188,12 +227,12 @@ fn nothing_slips_through_and_nothing_is_lost_while_programs_are_swapped() {
             lab.apply(&open.0).await.unwrap();
             arrive_all(&lab, false, attach);
             let stop = Arc::new(AtomicBool::new(false));
-            let mut streams = Vec::new();
-            for (port, liar) in (7000..).step_by(2).zip(&LIARS) {
-                let [foreign, _] = NOBODY;
-                let spoofed = Stream::start(&lab, liar, foreign, port, &stop);
-                streams.push((spoofed, Stream::start(&lab, liar, liar.own()[0], port + 1, &stop)));
-            }
+            let honest = honest(&lab, &stop);
+            let [foreign, _] = NOBODY;
+            let spoofed: Vec<_> = (8000..)
+                .zip(&LIARS)
+                .map(|(port, liar)| Stream::out(&lab, liar, foreign, port, &stop))
+                .collect();
             for round in 0..30 {
                 lab.apply(if round % 2 == 0 { &isolated.0 } else { &open.0 }).await.unwrap();
                 if round % 10 == 9 {
@@ -201,13 +240,34 @@ fn nothing_slips_through_and_nothing_is_lost_while_programs_are_swapped() {
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            for (spoofed, honest) in streams {
-                let (sent, received) = spoofed.end();
+            for stream in spoofed {
+                let (sent, received) = stream.end();
                 assert!(sent > 1000, "only {sent} datagrams were spoofed");
                 assert_eq!(received, 0, "{attach}: of {sent} spoofed datagrams");
-                let (sent, received) = honest.end();
-                assert_eq!(received, sent, "{attach}: honest datagrams");
             }
+            assert_nothing_lost(&mut lab, honest, attach);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_lost_while_the_mode_changes() {
+    run(async {
+        for attach in ["tcx", "clsact"] {
+            let (open, isolated) = (world(), all_allowed(world()));
+            let mut lab = up(&[&isolated.0]).await;
+            lab.apply(&open.0).await.unwrap();
+            // The kernel takes a device out of service for a moment when it gets its clsact qdisc (`qdisc_graft`).
+            with_flags(&mut lab, &["--attach", attach, "--antispoof", "all"]).await;
+            let stop = Arc::new(AtomicBool::new(false));
+            let honest = honest(&lab, &stop);
+            for mode in ["isolated", "all", "off", "all", "isolated", "all"] {
+                with_flags(&mut lab, &["--attach", attach, "--antispoof", mode]).await;
+                lab.apply(&isolated.0).await.unwrap();
+                lab.apply(&open.0).await.unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_nothing_lost(&mut lab, honest, attach);
         }
     });
 }
