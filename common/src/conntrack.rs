@@ -51,8 +51,9 @@ map_types! {
         pub initiator: u8 = 12,
         /// One of [`state`]'s constants.
         pub state: u8 = 13,
-        /// TCP: which directions have sent a FIN, one bit each (`1 << direction`).
-        pub finished: u8 = 14,
+        /// TCP: which directions have sent a FIN, one bit each (`1 << direction`). Others: packets that nobody has answered
+        /// yet, up to [`STREAM`].
+        pub progress: u8 = 14,
         /// 1: policy no longer allows it. Remembered, so that the other direction does not open it again.
         pub denied: u8 = 15,
     }
@@ -149,6 +150,10 @@ pub mod state {
     /// TCP: a RST, or a FIN of each direction.
     pub const CLOSING: u8 = 3;
 }
+
+/// Packets of the first direction behind the first one, other than TCP's, that make a flow established though nobody
+/// answers: it is a stream, and need not be judged packet by packet.
+pub const STREAM: u8 = 7;
 
 /// Most established flows remembered, per family: beyond it the least recently used go.
 pub const MAX_FLOWS: usize = 1 << 17;

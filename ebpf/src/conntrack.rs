@@ -8,7 +8,7 @@ use crate::family::Address;
 use crate::parse::Transport;
 use crate::scene::Scene;
 
-/// Both bits of [`Flow::finished`].
+/// Both bits of [`Flow::progress`].
 const BOTH_FINISHED: u8 = 0b11;
 
 /// Whether a flow needs no second thought: alive, allowed, and under the current policy generation.
@@ -26,7 +26,7 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
     if transport.starts && flow.state == state::CLOSING {
         // The same ports once more, soon after: a connection of its own.
         flow.state = state::ESTABLISHED;
-        flow.finished = 0;
+        flow.progress = 0;
     }
     flow.expires = now + config::lifetime(protocol, flow.state);
 }
@@ -34,9 +34,9 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
 #[inline(always)]
 fn end(flow: &mut Flow, direction: u8, transport: Transport) {
     if transport.finishes {
-        flow.finished |= 1 << direction;
+        flow.progress |= 1 << direction;
     }
-    if transport.resets || flow.finished == BOTH_FINISHED {
+    if transport.resets || flow.progress == BOTH_FINISHED {
         flow.state = state::CLOSING;
     }
 }

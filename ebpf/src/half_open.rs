@@ -8,7 +8,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, HALF_OPEN_SLOTS, HalfOpen, Slot, state};
+use postern_common::conntrack::{Flow, HALF_OPEN_SLOTS, HalfOpen, STREAM, Slot, state};
 
 use crate::config;
 use crate::family::Address;
@@ -96,11 +96,12 @@ pub fn update<A: Address>(scene: &Scene<A>) {
 #[inline(always)]
 pub fn touch<A: Address>(scene: &Scene<A>) {
     if let Some(found) = HALF_OPEN.get_ptr_mut(scene.slot) {
-        let Flow { expires, state, .. } = scene.half_open.flow;
+        let Flow { expires, state, progress, .. } = scene.half_open.flow;
         // SAFETY: until this program ends, the memory stays an element of this map; volatile, since other CPUs write there.
         unsafe {
             (&raw mut (*found).flow.expires).write_volatile(expires);
             (&raw mut (*found).flow.state).write_volatile(state);
+            (&raw mut (*found).flow.progress).write_volatile(progress);
         }
     }
 }
@@ -119,7 +120,7 @@ pub fn open<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
         generation: scene.generation,
         initiator: direction,
         state: state::OPENING,
-        finished: 0,
+        progress: 0,
         denied: 0,
     };
     HALF_OPEN.insert(scene.slot, &scene.half_open, u64::from(BPF_ANY)).is_ok()
@@ -127,14 +128,21 @@ pub fn open<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
 
 /// Notes one more packet of a half-open flow that is allowed. Says whether the flow is established by it: both sides were
 /// heard, and this is one more packet; for TCP one of the side that started it, since a kernel repeats its SYN-ACK to
-/// whoever may have sent a SYN.
+/// whoever may have sent a SYN. Other protocols have streams that nobody answers.
 #[inline(always)]
 pub fn advance(flow: &mut Flow, direction: u8, protocol: u8, now: u64) -> bool {
-    if flow.state == state::ANSWERED && (protocol != IPPROTO_TCP || direction == flow.initiator) {
+    let is_first = direction == flow.initiator;
+    let is_tcp = protocol == IPPROTO_TCP;
+    if !is_tcp && is_first {
+        flow.progress += 1;
+    }
+    let is_stream = !is_tcp && flow.progress >= STREAM;
+    if is_stream || flow.state == state::ANSWERED && (!is_tcp || is_first) {
         flow.state = state::ESTABLISHED;
+        flow.progress = 0;
         return true;
     }
-    if direction != flow.initiator {
+    if !is_first {
         flow.state = state::ANSWERED;
     }
     flow.expires = now + config::lifetime(protocol, flow.state);

@@ -205,6 +205,23 @@ fn others_are_established_by_a_third_packet() {
 }
 
 #[test]
+fn a_stream_that_nobody_answers_is_established_by_its_eighth_packet() {
+    let mut rig = Rig::new("shop/web", WORLD);
+    for _ in 0..7 {
+        assert_eq!(rig.gets(&udp(CLIENT, WEB)), Answer(Reason::AllowedByPolicy));
+    }
+    assert!(states(&rig).is_empty());
+    assert_eq!(rig.gets(&udp(CLIENT, WEB)), Answer(Reason::AllowedByPolicy));
+    assert_eq!(states(&rig), [state::ESTABLISHED]);
+    assert_eq!(rig.gets(&udp(CLIENT, WEB)), Answer(Reason::Established));
+    for _ in 0..20 {
+        rig.gets(&tcp(CLIENT, WEB, "S"));
+        rig.gets(&tcp(CLIENT, WEB, "A"));
+    }
+    assert_eq!(states(&rig), [state::ESTABLISHED], "no number of TCP segments does");
+}
+
+#[test]
 fn a_reset_opens_nothing() {
     let mut rig = Rig::new("shop/web", WORLD);
     for flags in ["R", "RA", "SR"] {
