@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -96,11 +97,28 @@ enum Command {
     ///   cargo xtask test policy    only tests whose name holds this; no formatting, no lints
     #[command(verbatim_doc_comment)]
     Test {
-        /// More random cases (`POSTERN_CASES=10000`), and everything else that takes long (`POSTERN_LONG=1`).
+        /// More random cases (`POSTERN_CASES=10000`), ten minutes of fuzzing (`POSTERN_FUZZ_SECONDS=600`), and everything
+        /// else that takes long (`POSTERN_LONG=1`).
         #[arg(long)]
         long: bool,
         /// Only tests whose name holds this.
         filter: Option<String>,
+    },
+    /// Show malformed and adversarial frames to the programs, and compare with an independent model of them.
+    ///
+    /// The seed is printed; what disagrees is made small and printed as hex frames.
+    ///
+    /// Examples:
+    ///   cargo xtask fuzz --seconds 3600
+    ///   cargo xtask fuzz --seconds 60 --seed 4711
+    #[command(verbatim_doc_comment)]
+    Fuzz {
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Repeat the run that printed this seed.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Measure.
     ///
@@ -146,6 +164,7 @@ fn run(command: Command) -> Result<()> {
             build::become_binary("postern-lab", &arguments)
         }
         Command::Test { long, filter } => test::run(long, filter.as_deref()),
+        Command::Fuzz { seconds, seed } => fuzz::run(seconds, seed),
         Command::Bench { what } => bench::run(what),
     }
 }

@@ -47,7 +47,7 @@ fn test(long: bool, filter: Option<&str>, failures: &mut Vec<&'static str>) -> R
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);
     if long {
-        command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1");
+        command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
     }
     if let Some(filter) = filter {
         command.args(["--", filter]);

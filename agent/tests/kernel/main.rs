@@ -11,6 +11,7 @@ mod connections;
 mod expiry;
 mod floods;
 mod frames;
+mod fuzz;
 mod node;
 mod older;
 mod parsing;
