@@ -69,7 +69,7 @@ pub trait Address: Copy + Default + PartialEq {
     /// This CPU's room for what is known of the packet at hand.
     fn scene() -> Option<*mut Scene<Self>>;
 
-    /// Mixes the address into a hash.
+    /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
 
     /// Added to the protocol in keys that both families share.
@@ -190,7 +190,7 @@ address_family!(
 
         #[inline(always)]
         fn mix(self, hash: u64) -> u64 {
-            slot::mix(hash, u64::from(self))
+            slot::mix(hash, u64::from(u32::from_be(self)))
         }
 
         const FAMILY: u32 = 0;
@@ -247,7 +247,7 @@ address_family!(
         #[inline(always)]
         fn mix(self, hash: u64) -> u64 {
             let [first, second] = self.widen();
-            slot::mix(slot::mix(hash, first), second)
+            slot::mix(slot::mix(hash, u64::from_be(first)), u64::from_be(second))
         }
 
         const FAMILY: u32 = IPV6;

@@ -237,11 +237,13 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
         scene.take_sides::<DIRECTION>();
         scene.name_flow::<DIRECTION>();
         half_open::identify(scene);
-        if known_flow::<DIRECTION, A>(ctx, scene, false) == Known::Allowed {
-            return Reason::Related;
-        }
-        // The error goes the way of the flow's first direction: it is about an answer.
-        if known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, false) == Known::Allowed {
+        let known = known_flow::<DIRECTION, A>(ctx, scene, false);
+        // An error that goes the way of a half-open flow's first direction is about an answer. An established flow decides alone.
+        let is_established = known == Known::Denied && scene.absent == 0;
+        if known == Known::Allowed
+            || !is_established
+                && known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, false) == Known::Allowed
+        {
             return Reason::Related;
         }
     }
@@ -290,7 +292,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
         // Once more before it is established; it was judged just now.
-        if scene.half_open.flow.generation != scene.generation {
+        if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.denied != 0 {
             scene.half_open.flow.generation = scene.generation;
             scene.half_open.flow.denied = 0;
             half_open::update(scene);

@@ -33,7 +33,13 @@ pub fn identify<A: Address>(scene: &mut Scene<A>) {
 /// The two slots that the scene's flow may take in a direction.
 #[inline(always)]
 fn slots<A: Address>(scene: &Scene<A>, direction: u8) -> [Slot; 2] {
-    [scene.hash, scene.hash >> 32].map(|hash| slot::of(hash, HALF_OPEN_SLOTS, scene.ifindex, direction))
+    let [first, mut second] =
+        [scene.hash, scene.hash >> 32].map(|hash| slot::of(hash, HALF_OPEN_SLOTS, scene.ifindex, direction));
+    if second.number == first.number {
+        // Two of them, whatever the hash.
+        second.number ^= 1;
+    }
+    [first, second]
 }
 
 /// Looks for the scene's flow as started in a direction; the scene says then how far it got and where it is, or else

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use postern::datapath::expiry::{Expiry, remove_expired};
 use postern::datapath::maps::Maps;
-use postern_common::conntrack::{Datagram, Flow, HALF_OPEN_SLOTS, HalfOpen, SECOND, Slot};
+use postern_common::conntrack::{Datagram, Flow, HalfOpen, SECOND, Slot};
 
 use crate::programs::Programs;
 
