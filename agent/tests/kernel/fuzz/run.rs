@@ -190,16 +190,19 @@ impl Run {
         self.seen.findings.insert(found.key(), report);
     }
 
-    /// Whether the programs have lost a half-open flow before the last frame of a sequence, and there were enough of
-    /// them to take both of its slots.
+    /// Whether the programs lost a half-open flow at any step before the last frame of a sequence, when there were enough
+    /// of them to take both of its slots.
     fn lost_a_slot(&mut self, which: usize, sequence: &Sequence) -> bool {
-        let mut before = sequence.clone();
-        before.steps.pop();
-        let Ok((ifindex, model)) = self.replay(which, &before) else { return false };
-        let kernel = &self.kernels[which];
-        [Direction::Ingress, Direction::Egress].into_iter().any(|initiator| {
-            let flows: Vec<_> = model.half_open().filter(|(_, started)| *started == initiator).collect();
-            flows.len() >= CROWD && flows.iter().any(|(key, _)| !kernel.remembers(ifindex, key, initiator))
+        (1..sequence.steps.len()).any(|length| {
+            let mut before = sequence.clone();
+            before.steps.truncate(length);
+            let Ok((ifindex, model)) = self.replay(which, &before) else { return false };
+            let kernel = &self.kernels[which];
+            [Direction::Ingress, Direction::Egress].into_iter().any(|initiator| {
+                let flows: Vec<_> = model.half_open().filter(|(_, started)| *started == initiator).collect();
+                flows.len() >= CROWD
+                    && flows.iter().any(|(key, _)| !kernel.remembers(ifindex, key, initiator))
+            })
         })
     }
 

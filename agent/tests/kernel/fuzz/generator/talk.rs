@@ -23,6 +23,8 @@ pub(super) struct Talk {
     pod: (IpAddr, u16),
     peer: (IpAddr, u16),
     initiator: Direction,
+    /// Whether nobody answers.
+    one_sided: bool,
     /// Packets so far.
     packets: usize,
 }
@@ -49,7 +51,14 @@ impl Talk {
             Direction::Egress => (client, server),
         };
         let pod = if v6 { IpAddr::V6(POD6) } else { IpAddr::V4(POD4) };
-        Self { protocol, pod: (pod, pod_port), peer: (peer(dice, v6), peer_port), initiator, packets: 0 }
+        Self {
+            protocol,
+            pod: (pod, pod_port),
+            peer: (peer(dice, v6), peer_port),
+            initiator,
+            one_sided: dice.percent(15),
+            packets: 0,
+        }
     }
 
     /// The next packet, and who sends it.
@@ -58,8 +67,13 @@ impl Talk {
             Direction::Ingress => Direction::Egress,
             Direction::Egress => Direction::Ingress,
         };
-        let in_turn = [self.initiator, other, self.initiator][self.packets % 3];
-        let direction = if dice.percent(80) { in_turn } else { dice.one_of(&[self.initiator, other]) };
+        let in_turn = match self.packets % 3 {
+            1 if !self.one_sided => other,
+            _ => self.initiator,
+        };
+        let out_of_turn = if self.one_sided { 4 } else { 20 };
+        let direction =
+            if dice.percent(out_of_turn) { dice.one_of(&[self.initiator, other]) } else { in_turn };
         let flags = if dice.percent(85) {
             match self.packets {
                 0 => SYN,

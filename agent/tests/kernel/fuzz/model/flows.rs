@@ -8,6 +8,9 @@ use postern_policy::model::Direction;
 
 use super::packet::{Flags, TCP};
 
+/// So many packets that nobody answers are a stream, other than in TCP.
+const STREAM: usize = 8;
+
 /// What tells flows of a veth apart. The family shows in the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::fuzz) struct Key {
@@ -40,6 +43,8 @@ pub(super) struct Flow {
     pub(super) denied: bool,
     /// Which directions sent a FIN.
     finished: [bool; 2],
+    /// Packets of the first side before anybody answered.
+    unanswered: usize,
 }
 
 /// All flows with the same addresses and ports: one half-open for either side that started it, and one established.
@@ -76,7 +81,10 @@ impl Entry {
         let place = Place::HalfOpen(initiator);
         let flow = self.get_mut(place);
         if let Some(flow) = flow.as_mut().filter(|_| !flags.syn) {
-            (flow.generation, flow.denied) = (generation, false);
+            // What this generation denied stays denied until the next one.
+            if flow.generation != generation {
+                (flow.generation, flow.denied) = (generation, false);
+            }
         } else {
             *flow = Some(Flow {
                 initiator,
@@ -84,6 +92,7 @@ impl Entry {
                 generation,
                 denied: false,
                 finished: [false; 2],
+                unanswered: 0,
             });
         }
         self.established = None;
@@ -94,7 +103,11 @@ impl Entry {
     pub(super) fn advance(&mut self, place: Place, direction: Direction, protocol: u8, flags: Flags) {
         let Some(mut flow) = *self.get_mut(place) else { return };
         flow.finished[index(direction)] |= flags.fin;
+        if direction == flow.initiator {
+            flow.unanswered += 1;
+        }
         flow.stage = match flow.stage {
+            Stage::Opening if protocol != TCP && flow.unanswered >= STREAM => Stage::Established,
             Stage::Opening if direction != flow.initiator => Stage::Answered,
             Stage::Answered if protocol != TCP || direction == flow.initiator => Stage::Established,
             stage => stage,

@@ -7,6 +7,8 @@
 //!
 //! - Two datagrams in fragments may share a slot, and then the later one's takes the leave of the earlier one's. The
 //!   model is sure of the last one that was noted in a direction, and accepts either answer for those before it.
+//! - An error about ports of a denied established flow and an allowed half-open one is to be decided by the established one;
+//!   the programs do not always do so, and either answer is accepted until they do.
 //! - Two half-open flows may be in the way of a third one. The caller sees from [`Model::half_open`] whether the programs
 //!   remember all that the model does.
 
@@ -44,6 +46,8 @@ pub(super) struct Model {
     flows: Flows,
     /// Datagrams in fragments, by direction.
     datagrams: [Datagrams; 2],
+    /// The last error was about ports of a denied established flow and an allowed half-open one.
+    contested: bool,
 }
 
 /// What the programs are to answer.
@@ -57,7 +61,14 @@ pub(super) enum Expected {
 
 impl Model {
     pub(super) fn new(veth: Veth, generation: u32, recheck: bool) -> Self {
-        Self { veth, generation, recheck, flows: Flows::new(), datagrams: Default::default() }
+        Self {
+            veth,
+            generation,
+            recheck,
+            flows: Flows::new(),
+            datagrams: Default::default(),
+            contested: false,
+        }
     }
 
     /// The veth is flipped.
@@ -121,6 +132,9 @@ impl Model {
         }
         let reason = self.judge_new(direction, &packet);
         self.datagrams[index(direction)].note(&packet, reason);
+        if std::mem::take(&mut self.contested) {
+            return Expected::Either(reason, Reason::Related);
+        }
         Expected::Exactly(reason)
     }
 
@@ -242,6 +256,12 @@ impl Model {
                 break;
             }
         }
+        let half_open = entry.half_open.iter().flatten().any(|flow| {
+            let mut flow = *flow;
+            self.judge_again(&key, &mut flow);
+            !flow.denied
+        });
+        self.contested = entry.established.is_some() && !allowed && half_open;
         self.flows.insert(key, entry);
         allowed
     }

@@ -228,6 +228,16 @@ fn flows_open_answer_and_are_established() {
 }
 
 #[test]
+fn a_stream_is_established_though_nobody_answers() {
+    let there = v4(POD, BLOCK, 17, "0000", &udp(THERE));
+    let mut model = model(Policy::Narrow);
+    for _ in 0..8 {
+        expect(&mut model, Egress, &there, AllowedByPolicy);
+    }
+    expect(&mut model, Egress, &there, Established);
+}
+
+#[test]
 fn errors_are_about_something() {
     let quoted = v4(POD, BLOCK, 17, "0000", &udp(THERE)).split_off(28);
     let error =
