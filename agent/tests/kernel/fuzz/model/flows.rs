@@ -81,10 +81,7 @@ impl Entry {
         let place = Place::HalfOpen(initiator);
         let flow = self.get_mut(place);
         if let Some(flow) = flow.as_mut().filter(|_| !flags.syn) {
-            // What this generation denied stays denied until the next one.
-            if flow.generation != generation {
-                (flow.generation, flow.denied) = (generation, false);
-            }
+            (flow.generation, flow.denied) = (generation, false);
         } else {
             *flow = Some(Flow {
                 initiator,

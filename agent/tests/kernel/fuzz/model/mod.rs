@@ -46,8 +46,6 @@ pub(super) struct Model {
     flows: Flows,
     /// Datagrams in fragments, by direction.
     datagrams: [Datagrams; 2],
-    /// The last error was about ports of a denied established flow and an allowed half-open one.
-    contested: bool,
 }
 
 /// What the programs are to answer.
@@ -61,14 +59,7 @@ pub(super) enum Expected {
 
 impl Model {
     pub(super) fn new(veth: Veth, generation: u32, recheck: bool) -> Self {
-        Self {
-            veth,
-            generation,
-            recheck,
-            flows: Flows::new(),
-            datagrams: Default::default(),
-            contested: false,
-        }
+        Self { veth, generation, recheck, flows: Flows::new(), datagrams: Default::default() }
     }
 
     /// The veth is flipped.
@@ -132,9 +123,6 @@ impl Model {
         }
         let reason = self.judge_new(direction, &packet);
         self.datagrams[index(direction)].note(&packet, reason);
-        if std::mem::take(&mut self.contested) {
-            return Expected::Either(reason, Reason::Related);
-        }
         Expected::Exactly(reason)
     }
 
@@ -256,12 +244,6 @@ impl Model {
                 break;
             }
         }
-        let half_open = entry.half_open.iter().flatten().any(|flow| {
-            let mut flow = *flow;
-            self.judge_again(&key, &mut flow);
-            !flow.denied
-        });
-        self.contested = entry.established.is_some() && !allowed && half_open;
         self.flows.insert(key, entry);
         allowed
     }
