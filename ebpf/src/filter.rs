@@ -238,7 +238,8 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
         scene.name_flow::<DIRECTION>();
         half_open::identify(scene);
         let known = known_flow::<DIRECTION, A>(ctx, scene, false);
-        // An error that goes the way of a half-open flow's first direction is about an answer. An established flow decides alone.
+        // An error that goes the way of a half-open flow's first direction is about an answer. Where there is an established flow,
+        // it decides alone.
         let is_established = known == Known::Denied && scene.absent == 0;
         if known == Known::Allowed
             || !is_established
@@ -273,7 +274,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if known == Known::Denied || transport.answers {
         return if unasked { reason } else { Reason::DeniedByPolicy };
     }
-    if protocol == IPPROTO_TCP && transport.goes_on {
+    if transport.goes_on {
         match pick_up::<DIRECTION, A>(ctx, scene) {
             PickedUp::Allowed => return Reason::Established,
             PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
