@@ -8,9 +8,9 @@ use super::Expected;
 use super::packet::{Fragment, Packet, Part};
 
 /// Datagrams of a veth and direction whose first fragment was allowed, and how many bytes that one held; the last noted
-/// last.
+/// last. Nothing for one whose leave was taken away: it may have displaced others all the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Datagrams(Vec<(Datagram, usize)>);
+pub(super) struct Datagrams(Vec<(Datagram, Option<usize>)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Datagram {
@@ -37,9 +37,13 @@ impl Datagrams {
         let Some(fragment) = packet.fragment else { return };
         let Part::First(length) = fragment.part else { return };
         let datagram = Datagram::of(packet, fragment);
-        self.0.retain(|(noted, _)| *noted != datagram);
-        if !reason.drops() {
-            self.0.push((datagram, length));
+        if reason.drops() {
+            if let Some((_, leave)) = self.0.iter_mut().find(|(noted, _)| *noted == datagram) {
+                *leave = None;
+            }
+        } else {
+            self.0.retain(|(noted, _)| *noted != datagram);
+            self.0.push((datagram, Some(length)));
         }
     }
 
@@ -50,7 +54,8 @@ impl Datagrams {
         let Part::Later(offset) = fragment.part else { return orphan };
         let datagram = Datagram::of(packet, fragment);
         let Some(at) = self.0.iter().position(|(noted, _)| *noted == datagram) else { return orphan };
-        let overlaps = offset < self.0[at].1;
+        let Some(length) = self.0[at].1 else { return orphan };
+        let overlaps = offset < length;
         let reason = if overlaps { Reason::Malformed } else { Reason::Established };
         if at + 1 == self.0.len() {
             Expected::Exactly(reason)
