@@ -1,16 +1,18 @@
 //! The command line: what can be said, and the commands that say it.
 
 mod agent;
+mod config;
 mod dump;
 mod load;
 mod matrix;
 mod status;
 mod timeout;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 /// Kubernetes NetworkPolicy for any CNI, enforced in eBPF.
 #[derive(Debug, Parser)]
@@ -48,6 +50,26 @@ fn plain_table<T: Into<comfy_table::Cell>>(header: impl IntoIterator<Item = T>) 
 }
 
 impl Cli {
+    /// Reads the command line, and the configuration file that it names.
+    ///
+    /// # Errors
+    ///
+    /// The configuration file cannot be used. Bad usage ends the process, with 2.
+    pub fn read() -> Result<Self> {
+        let typed: Vec<OsString> = std::env::args_os().collect();
+        // Parsed as typed first: whatever is wrong there is said as it was typed.
+        let cli = Self::parse_from(&typed);
+        let Command::Agent(agent::Agent { config: Some(file), .. }) = &cli.command else { return Ok(cli) };
+        let mut command = Self::command();
+        command.build();
+        let agent = command.find_subcommand("agent").context("the command line has no agent")?;
+        let flags = config::flags(file, agent)?;
+        // What is typed stands last, and wins.
+        let at = typed.iter().position(|it| it == "agent").map_or(typed.len(), |at| at + 1);
+        let (before, after) = typed.split_at(at);
+        Ok(Self::parse_from(before.iter().chain(&flags).chain(after)))
+    }
+
     /// Runs the command.
     ///
     /// # Errors

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::controller::Antispoof;
 use crate::datapath::counters::Counted;
+use crate::kube::KindStatus;
 
 pub use self::client::{ClientError, ask};
-pub use self::server::{Question, Server};
+pub use self::server::{Asking, Question, Server};
 
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/postern/postern.sock";
@@ -35,14 +36,20 @@ pub struct Status {
     pub attach: String,
     /// Whose senders are checked.
     pub antispoof: Antispoof,
-    /// Fingerprint of the manifests that are enforced (see [`crate::manifests::digest`]).
+    /// Fingerprint of the manifests that are enforced (see [`crate::manifests::digest`]); empty beside an API server.
     pub digest: String,
+    /// How the watches of the API server are; empty beside a folder of manifests.
+    #[serde(default)]
+    pub watches: Vec<KindStatus>,
+    /// The first picture of the cluster is complete: nothing new is enforced before.
+    #[serde(default)]
+    pub synced: bool,
     /// Policy generation in the kernel.
     pub generation: u32,
     /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an
     /// address has its veth guarded.
     pub ready: bool,
-    /// Milliseconds from noticing the last change of the manifests to the last write that enforced it.
+    /// Milliseconds from noticing the last change of the cluster to the last write that enforced it.
     pub enforced_in_ms: f64,
     /// Isolated pods of this node whose veth has not been found yet.
     pub pending: Vec<String>,
@@ -50,7 +57,7 @@ pub struct Status {
     pub endpoints: Vec<Endpoint>,
     /// What packets were counted under, since the maps were made.
     pub packets: Vec<Counted>,
-    /// What is wrong now.
+    /// What is wrong now, with objects, with the kernel, with the API server.
     pub errors: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The loop that ties everything together: manifests and links in, plans and endpoints out.
+//! The loop that ties everything together: news and links in, plans and endpoints out.
 //!
 //! One task owns the engine and the data path, so that nothing is ever locked and changes are carried out in the order
 //! in which they came.
@@ -6,6 +6,7 @@
 mod owners;
 mod wanted;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,11 @@ use crate::control::{self, Question, Server, Status};
 use crate::datapath::attach::Mode;
 use crate::datapath::object::Settings;
 use crate::datapath::{Datapath, ExecuteError, SetupError};
+use crate::feed::{Change, Feed, Folder, News};
+use crate::http;
+use crate::kube::{self, ConnectError};
 use crate::links::{self, LinkError, Scanner, View};
-use crate::manifests::{self, Change, Reading, Source};
+use crate::metrics::Metrics;
 
 /// Everything is looked at again this often, in case an event was lost.
 const RELOOK: Duration = Duration::from_secs(30);
@@ -32,20 +36,31 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the agent is told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder of manifests.
-    pub manifests: PathBuf,
+    /// Where the picture of the cluster comes from.
+    pub origin: Origin,
     /// The node whose pods to look after (`spec.nodeName`).
     pub node: String,
     /// Folder for pins, on a BPF file system.
     pub pins: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where probes and Prometheus are answered.
+    pub http: Option<SocketAddr>,
     /// How programs are attached.
     pub mode: Mode,
     /// Whose senders are checked.
     pub antispoof: Antispoof,
     /// Settings of the programs.
     pub settings: Settings,
+}
+
+/// Where the picture of the cluster comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// The API server of a kubeconfig file, or the one that a pod finds in its environment.
+    Kube(Option<PathBuf>),
 }
 
 /// Why the agent cannot run.
@@ -64,6 +79,17 @@ pub enum ControllerError {
         path: PathBuf,
         /// What the system said.
         source: notify::Error,
+    },
+    /// The API server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The address for probes and Prometheus.
+    #[error("listening for HTTP on {address}: {source}; --http-address names another, or off")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// The control socket.
     #[error("control socket {}: {source}", path.display())]
@@ -88,29 +114,38 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerError::Signal)?;
     let socket = |source| ControllerError::Socket { path: options.socket.clone(), source };
     let mut server = Server::open(&options.socket).map_err(socket)?;
+    let metrics = Metrics::new();
+    let _http = match options.http {
+        None => None,
+        Some(address) => {
+            let listening = http::listen(address, server.asking(), metrics.clone()).await;
+            Some(listening.map_err(|source| ControllerError::Http { address, source })?)
+        }
+    };
     // Watches are opened before the first look, so that nothing falls in between.
-    let watch = |source| ControllerError::Watch { path: options.manifests.clone(), source };
-    let mut watch = manifests::watch(&options.manifests).map_err(watch)?;
+    let mut feed = open(&options).await?;
     let mut monitor = links::monitor()?;
-    let mut controller = Controller::start(&options)?;
+    let mut controller = Controller::start(&options, metrics)?;
     let mut relook = tokio::time::interval(RELOOK);
-    info!(node = options.node, manifests = %options.manifests.display(), attach = ?options.mode, "agent is running");
+    info!(node = options.node, origin = ?options.origin, attach = ?options.mode, "agent is running");
 
     // Without knowing the veths there is nothing to start with; later looks may fail.
     controller.view = controller.scanner.scan().await?;
     controller.engine.set_local_addresses(controller.view.local.iter().copied());
-    controller.read(Instant::now());
-    controller.settle();
-    controller.publish();
+    if let Some(news) = feed.relook() {
+        controller.take(news);
+        controller.settle();
+        controller.publish(&feed);
+    }
     loop {
         tokio::select! {
-            noticed = watch.changed() => {
-                controller.read(noticed);
+            news = feed.changed() => {
+                controller.take(news);
                 controller.settle();
                 // Policy does not wait for this; whoever asks whether all is enforced must.
                 controller.look().await;
                 controller.settle();
-                controller.publish();
+                controller.publish(&feed);
             }
             () = monitor.changed() => {
                 controller.look().await;
@@ -118,20 +153,36 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
             }
             _ = relook.tick() => {
                 controller.look().await;
-                controller.read(Instant::now());
+                if let Some(news) = feed.relook() {
+                    controller.take(news);
+                }
                 controller.settle();
-                controller.publish();
+                controller.publish(&feed);
                 controller.datapath.remove_expired();
             }
             () = tokio::time::sleep_until(controller.retry.into()), if !controller.failures.is_empty() => {
                 controller.look().await;
                 controller.settle();
             }
-            question = server.next() => controller.answer(question),
+            question = server.next() => controller.answer(question, &feed),
             () = stop(&mut terminate, &mut interrupt) => {
                 info!("agent stops; what is enforced stays enforced");
                 return Ok(());
             }
+        }
+    }
+}
+
+async fn open(options: &Options) -> Result<Feed, ControllerError> {
+    match &options.origin {
+        Origin::Manifests(path) => {
+            let error = |source| ControllerError::Watch { path: path.clone(), source };
+            Ok(Feed::Manifests(Folder::open(path).map_err(error)?))
+        }
+        Origin::Kube(kubeconfig) => {
+            let config = kube::connect(kubeconfig.as_deref()).await?;
+            info!(server = %config.cluster_url, "watching the API server");
+            Ok(Feed::Kube(kube::Source::start(&config, &options.node)?))
         }
     }
 }
@@ -143,6 +194,18 @@ async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
+/// What is known of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Picture {
+    /// Nothing yet: nothing in the kernel is touched.
+    None,
+    /// There may be policies that this agent has not been able to read since it started: what an earlier one enforced
+    /// stays until it has.
+    Partial,
+    /// Everything has been read once.
+    Complete,
+}
+
 struct Controller {
     node: String,
     engine: Engine,
@@ -151,19 +214,16 @@ struct Controller {
     view: View,
     antispoof: Antispoof,
     owners: Owners,
-    source: Source,
-    /// Fingerprint of what was last read, and of what is enforced on every veth seen since.
-    read: String,
+    metrics: Metrics,
+    /// Fingerprint of what is enforced on every veth seen since it was read.
     digest: String,
+    picture: Picture,
     /// What was wrong with what was read.
     invalid: Vec<String>,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
     retry: Instant,
     broken_off: bool,
-    /// There may be policies that this agent has not been able to read since it started: what an earlier one enforced
-    /// stays until it has.
-    hold: bool,
     /// What earlier agents left in the maps is still there.
     unswept: bool,
     /// Isolated pods without a veth.
@@ -174,7 +234,7 @@ struct Controller {
 }
 
 impl Controller {
-    fn start(options: &Options) -> Result<Self, ControllerError> {
+    fn start(options: &Options, metrics: Metrics) -> Result<Self, ControllerError> {
         let (mut datapath, first_class) = Datapath::start(&options.pins, options.mode, options.settings)?;
         if options.settings.debug {
             datapath.follow_programs().map_err(SetupError::from)?;
@@ -188,14 +248,13 @@ impl Controller {
             view: View::default(),
             antispoof: options.antispoof,
             owners,
-            source: Source::new(&options.manifests),
-            read: String::new(),
+            metrics,
             digest: String::new(),
+            picture: Picture::None,
             invalid: Vec::new(),
             failures: Vec::new(),
             retry: Instant::now(),
             broken_off: false,
-            hold: true,
             unswept: true,
             pending: Vec::new(),
             noticed: None,
@@ -215,45 +274,45 @@ impl Controller {
         }
     }
 
-    /// Reads the manifests.
-    fn read(&mut self, noticed: Instant) {
-        // A file written while we read makes an event of its own: then the digest is read again, too.
-        let digest = manifests::digest(self.source.folder()).unwrap_or_default();
-        let Reading { changes, errors, incomplete } = self.source.read();
-        self.hold &= incomplete;
-        for change in &changes {
-            debug!(?change, "manifest changed");
+    /// Takes in what is new.
+    fn take(&mut self, news: News) {
+        let News { noticed, changes, invalid, complete } = news;
+        if self.picture != Picture::Complete {
+            self.picture = if complete { Picture::Complete } else { Picture::Partial };
         }
         for change in changes {
-            self.noticed.get_or_insert(noticed);
-            match change {
+            debug!(?change, "changed");
+            let differs = match change {
                 Change::Apply(object) => self.engine.apply(object),
                 Change::Delete(reference) => self.engine.delete(&reference),
             };
+            if differs {
+                self.noticed.get_or_insert(noticed);
+            }
         }
-        let invalid: Vec<String> = errors.iter().map(ToString::to_string).collect();
         for message in invalid.iter().filter(|message| !self.invalid.contains(message)) {
             error!("{message}");
         }
         if invalid.is_empty() && !self.invalid.is_empty() {
-            info!("all manifests are valid again");
+            info!("all objects are valid again");
         }
-        if self.hold && invalid != self.invalid {
-            warn!(
-                "not all manifests could be read: what an earlier agent enforced stays as it is until they can"
-            );
+        if self.picture == Picture::Partial && invalid != self.invalid {
+            warn!("not everything is known: what an earlier agent enforced stays as it is until it is");
         }
         self.invalid = invalid;
-        self.read = digest;
     }
 
     /// Says that what was read is enforced.
-    fn publish(&mut self) {
-        self.digest.clone_from(&self.read);
+    fn publish(&mut self, feed: &Feed) {
+        feed.digest().clone_into(&mut self.digest);
     }
 
     /// Carries out what follows from all that was read and seen.
     fn settle(&mut self) {
+        if self.picture == Picture::None {
+            // What an earlier agent enforced is better than what half a picture would.
+            return;
+        }
         let mut failures = Vec::new();
         if let Err(error) = self.enforce() {
             self.broken_off = true;
@@ -261,7 +320,12 @@ impl Controller {
         }
         let (wanted, pending) =
             wanted::wanted(&self.engine, &self.view.veths, &mut self.owners, self.antispoof);
-        failures.extend(self.datapath.reconcile(&wanted, self.hold).iter().map(ToString::to_string));
+        failures.extend(
+            self.datapath
+                .reconcile(&wanted, self.picture != Picture::Complete)
+                .iter()
+                .map(ToString::to_string),
+        );
         self.pending = pending.iter().map(ToString::to_string).collect();
         for message in failures.iter().filter(|message| !self.failures.contains(message)) {
             error!("{message}; trying again");
@@ -273,6 +337,7 @@ impl Controller {
             && let Some(noticed) = self.noticed.take()
         {
             self.enforced_in = noticed.elapsed();
+            self.metrics.enforced(self.enforced_in);
             let milliseconds = format_args!("{:.2}", self.enforced_in.as_secs_f64() * 1e3);
             info!(%milliseconds, generation = self.datapath.generation(), "change is enforced");
         }
@@ -297,7 +362,7 @@ impl Controller {
     }
 
     fn forget_earlier_agents(&mut self) {
-        if !self.unswept || self.hold || !self.failures.is_empty() {
+        if !self.unswept || self.picture != Picture::Complete || !self.failures.is_empty() {
             // Something may still lean on what they left.
             return;
         }
@@ -311,7 +376,7 @@ impl Controller {
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&self, question: Question, feed: &Feed) {
         let control::Request::Status = question.request;
         let carried = self.datapath.endpoints().carried();
         let endpoints = carried.iter().map(|(ifindex, it)| control::Endpoint {
@@ -330,14 +395,16 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             attach: format!("{:?}", self.datapath.endpoints().mode()).to_lowercase(),
             digest: self.digest.clone(),
+            watches: feed.watches(),
+            synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
-            ready: self.failures.is_empty() && self.pending.is_empty() && !self.hold,
+            ready: self.picture == Picture::Complete && self.failures.is_empty() && self.pending.is_empty(),
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,
             pending: self.pending.clone(),
             antispoof: self.antispoof,
             endpoints: endpoints.collect(),
             packets: counted.unwrap_or_default(),
-            errors: self.invalid.iter().chain(&self.failures).cloned().collect(),
+            errors: [self.invalid.clone(), self.failures.clone(), feed.troubles()].concat(),
         };
         // Whoever asked may be gone.
         let _ = question.answer.send(status);

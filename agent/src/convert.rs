@@ -4,12 +4,16 @@
 //! and where the subject of a policy itself cannot be read, see [`salvage`].
 
 mod network_policy;
+pub mod object;
 mod pod;
 pub mod salvage;
 mod selector;
+mod service;
+pub mod slim;
 
 pub use self::network_policy::network_policy;
 pub use self::pod::{bare_namespace, namespace, node, pod};
+pub use self::service::{endpoint_slice, service};
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! Postern's agent as a library: what the `postern` binary, the lab and the tests share.
 //!
-//! Data flows one way: [`manifests`] (or, later, the API server) through [`convert`] into the policy engine, whose
-//! plans [`datapath`] executes on the veths that [`links`] finds. [`controller`] is the loop that ties them together;
-//! [`control`] answers questions about it.
+//! Data flows one way: the API server ([`kube`]) or a folder ([`manifests`]) through [`convert`] and [`feed`] into the
+//! policy engine, whose plans [`datapath`] executes on the veths that [`links`] finds. [`controller`] is the loop that
+//! ties them together; [`control`] answers questions about it, [`http`] those of probes and of Prometheus.
 
 pub mod cli;
 pub mod control;
@@ -10,5 +10,9 @@ pub mod controller;
 pub mod convert;
 pub mod datapath;
 mod debounce;
+pub mod feed;
+pub mod http;
+pub mod kube;
 pub mod links;
 pub mod manifests;
+pub mod metrics;

@@ -19,8 +19,8 @@ use postern_policy::model::Object;
 
 pub use self::digest::digest;
 pub use self::error::ManifestError;
-pub use self::source::{Change, Reading, Source};
-pub use self::watch::watch;
+pub use self::source::{Reading, Source};
+pub use self::watch::{Watch, watch};
 
 /// What a folder holds.
 #[derive(Debug, Default)]

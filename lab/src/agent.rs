@@ -72,6 +72,15 @@ pub enum Error {
     },
 }
 
+/// Where an agent's picture of the cluster comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// The API server that a kubeconfig names, as reached from the node.
+    Kubeconfig(PathBuf),
+}
+
 /// Paths that an agent is given.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -79,8 +88,8 @@ pub struct Paths {
     pub program: PathBuf,
     /// This lab's own binary, which starts it in its namespace.
     pub launcher: PathBuf,
-    /// The manifests it reads.
-    pub manifests: PathBuf,
+    /// What it learns of the cluster from.
+    pub origin: Origin,
     /// Where it pins programs and maps.
     pub bpffs: PathBuf,
     /// Its control socket.
@@ -145,7 +154,11 @@ impl Agent {
             let log = File::options().create(true).append(true).open(&self.paths.log)?;
             let mut command = Command::new(&self.paths.launcher);
             command.arg("within").arg("--netns").arg(&self.netns).arg("--die-with-parent").arg("--");
-            command.arg(&self.paths.program).arg("agent").arg("--manifests").arg(&self.paths.manifests);
+            command.arg(&self.paths.program).arg("agent");
+            match &self.paths.origin {
+                Origin::Manifests(folder) => command.arg("--manifests").arg(folder),
+                Origin::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
+            };
             command.arg("--node").arg(&self.node).arg("--bpffs-dir").arg(&self.paths.bpffs);
             command.arg("--socket").arg(&self.paths.socket).args(["--log-format", "json"]);
             command.args(&self.flags);
@@ -175,12 +188,19 @@ impl Agent {
     /// # Errors
     /// It ended, or takes too long.
     pub async fn wait_for(&mut self, digest: &str) -> Result<Status, Error> {
+        self.wait_until(|status| status.ready && status.digest == digest).await
+    }
+
+    /// Waits until its status is as wanted.
+    ///
+    /// # Errors
+    /// It ended, or takes too long.
+    pub async fn wait_until(&mut self, wanted: impl Fn(&Status) -> bool) -> Result<Status, Error> {
         let deadline = Instant::now() + ENFORCE_PATIENCE;
         loop {
             let status = self.status();
             if let Some(status) = &status
-                && status.ready
-                && status.digest == digest
+                && wanted(status)
             {
                 return Ok(status.clone());
             }

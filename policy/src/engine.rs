@@ -20,6 +20,7 @@ mod index;
 mod peers;
 mod publish;
 mod rules;
+mod services;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use self::classes::Classes;
 use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
 use self::peers::Peers;
 use self::rules::{Facts, RuleSet};
+use self::services::Services;
 use self::tracked::Tracked;
 use crate::model::{NamespacedName, NetworkPolicy, Node, Object, ObjectRef, Pod};
 use crate::tables::{ClassId, Subject};
@@ -75,6 +77,7 @@ pub struct Engine {
     scope: Scope,
     namespaces: Namespaces,
     nodes: HashMap<Arc<str>, Node>,
+    services: Services,
     pods: Pods,
     policies: Policies,
     /// Attributes in use that a pod has; pods without any are left out.
@@ -99,6 +102,7 @@ impl Engine {
             scope,
             namespaces: Namespaces::default(),
             nodes: HashMap::new(),
+            services: Services::default(),
             pods: Pods::default(),
             policies: Policies::default(),
             facts: HashMap::new(),
@@ -135,6 +139,8 @@ impl Engine {
                 let (key, old) = self.pods.insert(Arc::new(pod));
                 self.pod_changed(key, old.as_deref());
             }
+            Object::Service(service) => return self.services.insert(service),
+            Object::EndpointSlice(slice) => return self.services.insert_slice(slice),
             Object::NetworkPolicy(policy) => {
                 if self.policies.get(&policy.id).is_some_and(|known| **known == policy) {
                     return false;
@@ -158,6 +164,8 @@ impl Engine {
                 self.namespace_changed(name);
             }
             ObjectRef::Node(name) => return self.nodes.remove(name).is_some(),
+            ObjectRef::Service(id) => return self.services.remove(id),
+            ObjectRef::EndpointSlice(id) => return self.services.remove_slice(id),
             ObjectRef::Pod(id) => {
                 let Some(key) = self.pods.key(id) else { return false };
                 let old = self.pods.remove(key);

@@ -216,6 +216,89 @@ pub struct NetworkPolicy {
     pub egress: Option<Vec<Rule>>,
 }
 
+/// A Service: the frontends under which backends can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `metadata.namespace` and `metadata.name`
+    pub id: NamespacedName,
+    /// `spec.clusterIPs`; empty for headless Services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress`.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.ports`
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; none where somebody else writes the Service's endpoint slices.
+    pub selector: Option<Selector>,
+    /// `spec.internalTrafficPolicy` is `Local`: cluster addresses lead to backends of the sender's node alone.
+    pub internal_local: bool,
+    /// `spec.externalTrafficPolicy` is `Local`: node ports and external addresses lead to backends of the node alone,
+    /// and nobody masquerades the client.
+    pub external_local: bool,
+}
+
+/// One entry of a Service's `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`, by which endpoint slices refer to it; none where the Service has but one.
+    pub name: Option<Arc<str>>,
+    /// `protocol`, TCP when unset.
+    pub protocol: Protocol,
+    /// `port`, of the frontend.
+    pub port: u16,
+    /// `targetPort`, `port` when unset.
+    pub target: TargetPort,
+    /// `nodePort`
+    pub node_port: Option<u16>,
+}
+
+/// Where a Service port leads (`targetPort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// A name, resolved on each backend pod.
+    Named(Arc<str>),
+}
+
+/// An `EndpointSlice`: some of a Service's backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// `metadata.namespace` and `metadata.name`
+    pub id: NamespacedName,
+    /// Label `kubernetes.io/service-name`; a slice without it belongs to no Service.
+    pub service: Option<Arc<str>>,
+    /// `ports`: name of the Service's port, protocol, and the backends' port.
+    pub ports: Vec<EndpointPort>,
+    /// `endpoints`
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One entry of a slice's `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// `name`; empty counts as none.
+    pub name: Option<Arc<str>>,
+    /// `protocol`, TCP when unset.
+    pub protocol: Protocol,
+    /// `port`; unset means that the consumer may choose, which no proxy does.
+    pub port: Option<u16>,
+}
+
+/// One entry of a slice's `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses`, which are all of one backend. Host names are left out.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`, true when unset.
+    pub ready: bool,
+    /// `conditions.serving`, as `ready` when unset.
+    pub serving: bool,
+    /// `conditions.terminating`, false when unset.
+    pub terminating: bool,
+    /// `nodeName`
+    pub node: Option<Arc<str>>,
+}
+
 /// Any object that policy looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
@@ -227,6 +310,10 @@ pub enum Object {
     Pod(Pod),
     /// A policy.
     NetworkPolicy(NetworkPolicy),
+    /// A Service.
+    Service(Service),
+    /// Some of a Service's backends.
+    EndpointSlice(EndpointSlice),
 }
 
 /// Names an object, for deletes and for messages.
@@ -240,6 +327,10 @@ pub enum ObjectRef {
     Pod(NamespacedName),
     /// A policy.
     NetworkPolicy(NamespacedName),
+    /// A Service.
+    Service(NamespacedName),
+    /// Some of a Service's backends.
+    EndpointSlice(NamespacedName),
 }
 
 impl Object {
@@ -251,6 +342,8 @@ impl Object {
             Self::Node(node) => ObjectRef::Node(node.name.clone()),
             Self::Pod(pod) => ObjectRef::Pod(pod.id.clone()),
             Self::NetworkPolicy(policy) => ObjectRef::NetworkPolicy(policy.id.clone()),
+            Self::Service(service) => ObjectRef::Service(service.id.clone()),
+            Self::EndpointSlice(slice) => ObjectRef::EndpointSlice(slice.id.clone()),
         }
     }
 }
@@ -262,6 +355,8 @@ impl fmt::Display for ObjectRef {
             Self::Node(name) => write!(f, "Node {name}"),
             Self::Pod(id) => write!(f, "Pod {id}"),
             Self::NetworkPolicy(id) => write!(f, "NetworkPolicy {id}"),
+            Self::Service(id) => write!(f, "Service {id}"),
+            Self::EndpointSlice(id) => write!(f, "EndpointSlice {id}"),
         }
     }
 }

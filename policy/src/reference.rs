@@ -109,7 +109,7 @@ fn is_node_address(objects: &[Object], name: &str, address: IpAddr) -> bool {
                 && pod.node.as_deref() == Some(name)
                 && pod.addresses.contains(&address)
         }
-        Object::Namespace(_) | Object::NetworkPolicy(_) => false,
+        _ => false,
     })
 }
 

@@ -105,7 +105,7 @@ impl Cluster {
                         addresses.extend(bounds(peer));
                     }
                 }
-                Object::Namespace(_) | Object::Pod(_) => {}
+                _ => {}
             }
         }
         addresses

@@ -1,36 +1,58 @@
 //! `postern agent`
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::timeout::{self, Timeout};
-use crate::controller::{self, Antispoof, Options};
+use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Settings};
 
 /// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
+///
+/// Watches the API server: the one of its pod's service account, or of a kubeconfig file. With --manifests, a folder
+/// takes the API server's place.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  postern agent --manifests /etc/postern/manifests --node node-a
-  postern agent --manifests ./manifests --node node-a --attach clsact --log-format json
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
+  postern agent --node node-a                                 in a pod, as deploy/ runs it
+  postern agent --node node-a --kubeconfig ~/.kube/config
+  postern agent --node node-a --manifests /etc/postern/manifests
+  postern agent --config /etc/postern/config.yaml
   postern agent --manifests ./manifests --node node-a --antispoof all --timeout tcp-established=2h30m,opening=30s
 
-Every flag can be given as an environment variable too. RUST_LOG sets the log level (default: info).
+Every flag can be given as an environment variable, or in the configuration file under its own name:
+  node: node-a
+  antispoof: all
+  timeout: {tcp-established: 2h30m, opening: 30s}
+The command line wins over the environment, the environment over the file.
 
-Exit codes: 0 stopped by SIGTERM or SIGINT; 1 could not start; 2 bad usage.")]
+Exit codes: 0 stopped by SIGTERM or SIGINT; 1 could not start; 2 bad usage."
+)]
 pub(super) struct Agent {
-    /// Folder of Kubernetes YAML (Namespace, Node, Pod, NetworkPolicy); edits take effect at once
-    #[arg(long, value_name = "DIR", env = "POSTERN_MANIFESTS")]
-    manifests: PathBuf,
+    /// YAML file with values for the flags below
+    #[arg(long, value_name = "FILE", env = "POSTERN_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+
+    /// The API server to watch, and the user to do so as; without it, those of the pod that the agent runs in
+    #[arg(long, value_name = "FILE", env = "POSTERN_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Folder of Kubernetes YAML (Namespace, Node, Pod, NetworkPolicy) in place of an API server; edits take effect at once
+    #[arg(long, value_name = "DIR", env = "POSTERN_MANIFESTS", conflicts_with = "kubeconfig")]
+    manifests: Option<PathBuf>,
 
     /// The node whose pods to look after, as in spec.nodeName
-    #[arg(long, value_name = "NAME", env = "POSTERN_NODE")]
-    node: String,
+    #[arg(long, value_name = "NAME", env = "POSTERN_NODE", required_unless_present = "config")]
+    node: Option<String>,
 
     /// Folder for pinned maps and links, on a BPF file system; one agent each
     #[arg(long, value_name = "DIR", env = "POSTERN_BPFFS_DIR", default_value = super::dump::PINS)]
@@ -39,6 +61,10 @@ pub(super) struct Agent {
     /// Control socket, for `postern status`
     #[arg(long, value_name = "PATH", env = "POSTERN_SOCKET", default_value = crate::control::SOCKET)]
     socket: PathBuf,
+
+    /// Where /livez, /readyz and /metrics are answered: ADDRESS:PORT, or off
+    #[arg(long, value_name = "ADDRESS", env = "POSTERN_HTTP_ADDRESS", default_value = "127.0.0.1:9474")]
+    http_address: HttpAddress,
 
     /// How programs are attached to veths
     #[arg(long, env = "POSTERN_ATTACH", value_enum, default_value_t)]
@@ -56,6 +82,10 @@ pub(super) struct Agent {
     /// for other protocols opening (60s) and established (3m); may be repeated
     #[arg(long = "timeout", value_name = "STATE=DURATION", env = "POSTERN_TIMEOUT", value_delimiter = ',')]
     timeouts: Vec<Timeout>,
+
+    /// What is logged: error, warn, info, debug or trace, or a list of these by module (`tracing` filters)
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", value_parser = log_filter)]
+    log_level: String,
 
     /// Log format
     #[arg(long, env = "POSTERN_LOG_FORMAT", value_enum, default_value_t)]
@@ -86,21 +116,50 @@ enum LogFormat {
     Json,
 }
 
+/// Checks a filter while there is still somebody to tell.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
+}
+
+/// Where to answer HTTP, if at all.
+#[derive(Clone, Copy, Debug)]
+struct HttpAddress(Option<SocketAddr>);
+
+impl FromStr for HttpAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text.parse().map(|address| Self(Some(address))).map_err(|_| {
+                "neither off nor an address with a port such as 127.0.0.1:9474 or [::1]:9474".to_owned()
+            }),
+        }
+    }
+}
+
 impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let log =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(self.log_level))
+            .with_writer(std::io::stderr)
+            .with_ansi(colour);
         match self.log_format {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().init(),
         }
         let options = Options {
-            manifests: self.manifests,
-            node: self.node,
+            origin: match self.manifests {
+                Some(folder) => Origin::Manifests(folder),
+                None => Origin::Kube(self.kubeconfig),
+            },
+            node: self
+                .node
+                .context("no node is named; give --node NAME, as in spec.nodeName, or set POSTERN_NODE")?,
             pins: self.bpffs_dir,
             socket: self.socket,
+            http: self.http_address.0,
             mode: match self.attach {
                 AttachMode::Auto => attach::probe(),
                 AttachMode::Tcx => Mode::Tcx,

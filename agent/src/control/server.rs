@@ -24,10 +24,24 @@ pub struct Question {
     pub answer: oneshot::Sender<Status>,
 }
 
+/// What questions are put to.
+#[derive(Clone, Debug)]
+pub struct Asking(mpsc::Sender<Question>);
+
+impl Asking {
+    /// Asks, and waits for the answer. None when the agent stops.
+    pub async fn ask(&self, request: Request) -> Option<Status> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Question { request, answer }).await.ok()?;
+        answered.await.ok()
+    }
+}
+
 /// A listening socket; its file goes when dropped.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    asking: Asking,
     questions: mpsc::Receiver<Question>,
     accepting: tokio::task::JoinHandle<()>,
 }
@@ -61,17 +75,25 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         set_permissions(path, Permissions::from_mode(0o600))?;
         let (sender, questions) = mpsc::channel(16);
+        let asking = Asking(sender);
+        let asked = asking.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let sender = sender.clone();
+                let asked = asked.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, sender).await {
+                    if let Err(error) = serve(stream, asked).await {
                         debug!(%error, "control connection ended");
                     }
                 });
             }
         });
-        Ok(Self { path: path.to_owned(), questions, accepting })
+        Ok(Self { path: path.to_owned(), asking, questions, accepting })
+    }
+
+    /// Where others put their questions.
+    #[must_use]
+    pub fn asking(&self) -> Asking {
+        self.asking.clone()
     }
 
     /// The next question.
@@ -83,7 +105,7 @@ impl Server {
     }
 }
 
-async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> std::io::Result<()> {
+async fn serve(stream: UnixStream, asked: Asking) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -93,11 +115,7 @@ async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> std::io
         }
         let mut reply = match serde_json::from_str(&line) {
             Ok(request) => {
-                let (answer, answered) = oneshot::channel();
-                if questions.send(Question { request, answer }).await.is_err() {
-                    return Ok(());
-                }
-                let Ok(status) = answered.await else { return Ok(()) };
+                let Some(status) = asked.ask(request).await else { return Ok(()) };
                 serde_json::to_string(&status)?
             }
             Err(error) => serde_json::json!({ "error": format!("not a request: {error}") }).to_string(),

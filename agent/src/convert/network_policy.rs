@@ -5,7 +5,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use postern_policy::model::{NamespaceScope, NetworkPolicy, Peer, Port, PortMatch, Rule, Selector};
 
-use super::pod::{id, port_number, protocol};
+use super::pod::{named, port_number, protocol};
 use super::selector::selector;
 use super::{Problem, salvage};
 
@@ -15,7 +15,7 @@ use super::{Problem, salvage};
 ///
 /// `metadata.name`, `spec` or `spec.podSelector` cannot be read: nobody knows whom the policy selects.
 pub fn network_policy(object: &networking::NetworkPolicy) -> Result<(NetworkPolicy, Vec<Problem>), Problem> {
-    let id = id(&object.metadata)?;
+    let id = named(object.metadata.namespace.as_deref(), object.metadata.name.as_deref())?;
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
     // Absent selects all pods, as the empty selector does (NetworkPolicySpec.podSelector).
     let pod_selector =

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use postern_policy::model::{ContainerPort, Labels, Namespace, NamespacedName, Node, Pod, Protocol};
 
 use super::Problem;
+use super::slim::{self, Metadata};
 
 /// The label that every namespace carries (set by the API server).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -15,14 +14,17 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// The annotation by which a pod opts out of anti-spoofing.
 const ANTISPOOF: &str = "postern.dev/antispoof";
 
-pub(super) fn id(metadata: &ObjectMeta) -> Result<NamespacedName, Problem> {
-    let name = metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
-    // What kubectl does with manifests that name no namespace.
-    let namespace = metadata.namespace.as_deref().unwrap_or("default");
-    Ok(NamespacedName::new(namespace, name))
+pub(super) fn id(metadata: &Metadata) -> Result<NamespacedName, Problem> {
+    named(metadata.namespace.as_deref(), metadata.name.as_deref())
 }
 
-fn labels(metadata: &ObjectMeta) -> Labels {
+pub(super) fn named(namespace: Option<&str>, name: Option<&str>) -> Result<NamespacedName, Problem> {
+    let name = name.ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
+    // What kubectl does with manifests that name no namespace.
+    Ok(NamespacedName::new(namespace.unwrap_or("default"), name))
+}
+
+fn labels(metadata: &Metadata) -> Labels {
     metadata
         .labels
         .iter()
@@ -54,7 +56,7 @@ pub(super) fn port_number(field: &str, number: i32) -> Result<u16, Problem> {
 /// # Errors
 ///
 /// `metadata.name` is missing.
-pub fn namespace(object: &core::Namespace) -> Result<Namespace, Problem> {
+pub fn namespace(object: &slim::Namespace) -> Result<Namespace, Problem> {
     let name: Arc<str> =
         object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?.into();
     let mut namespace = bare_namespace(name);
@@ -75,7 +77,7 @@ pub fn bare_namespace(name: Arc<str>) -> Namespace {
 /// # Errors
 ///
 /// `metadata.name` is missing.
-pub fn node(object: &core::Node) -> Result<Node, Problem> {
+pub fn node(object: &slim::Node) -> Result<Node, Problem> {
     let name = object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let addresses = addresses.filter_map(|address| address.address.parse().ok()).collect();
@@ -87,14 +89,14 @@ pub fn node(object: &core::Node) -> Result<Node, Problem> {
 /// # Errors
 ///
 /// `metadata.name` is missing, an address is none, or a declared port is out of range.
-pub fn pod(object: &core::Pod) -> Result<(Pod, Vec<Problem>), Problem> {
+pub fn pod(object: &slim::Pod) -> Result<(Pod, Vec<Problem>), Problem> {
     let id = id(&object.metadata)?;
     let mut problems = Vec::new();
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
     let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
     let mut ports = Vec::new();
     let containers =
-        [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
+        [("containers", spec.containers.as_ref()), ("initContainers", spec.init_containers.as_ref())];
     for (list, containers) in containers {
         for (container_index, container) in containers.into_iter().flatten().enumerate() {
             for (index, port) in container.ports.iter().flatten().enumerate() {
@@ -121,7 +123,7 @@ pub fn pod(object: &core::Pod) -> Result<(Pod, Vec<Problem>), Problem> {
 }
 
 /// Whether a pod has opted out of anti-spoofing. Whatever else the annotation says does not open anything.
-fn unguarded(metadata: &ObjectMeta, problems: &mut Vec<Problem>) -> bool {
+fn unguarded(metadata: &Metadata, problems: &mut Vec<Problem>) -> bool {
     match metadata.annotations.iter().flatten().find(|(key, _)| *key == ANTISPOOF) {
         None => false,
         Some((_, value)) if value == "off" => true,
@@ -133,7 +135,7 @@ fn unguarded(metadata: &ObjectMeta, problems: &mut Vec<Problem>) -> bool {
     }
 }
 
-fn addresses(object: &core::Pod) -> Result<Vec<IpAddr>, Problem> {
+fn addresses(object: &slim::Pod) -> Result<Vec<IpAddr>, Problem> {
     let Some(status) = &object.status else { return Ok(Vec::new()) };
     let listed = status.pod_ips.iter().flatten().enumerate();
     let listed = listed.map(|(index, entry)| (format!("status.podIPs[{index}].ip"), entry.ip.as_str()));

@@ -5,18 +5,11 @@ use std::path::{Path, PathBuf};
 
 use postern_policy::model::{Object, ObjectRef};
 
-use super::document::{self, Document};
+use super::document;
 use super::{ManifestError, files, lab};
 use crate::convert;
-
-/// A difference between two readings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// New, or not what it was.
-    Apply(Object),
-    /// Gone.
-    Delete(ObjectRef),
-}
+use crate::convert::object::Fate;
+use crate::feed::Change;
 
 /// What reading the folder gave.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -114,52 +107,37 @@ impl Source {
         let mut nameless = false;
         for (index, parsed) in document::parse(text).into_iter().enumerate() {
             let document = index + 1;
-            let mut invalid = |object: Option<ObjectRef>, message: String| {
-                reading.errors.push(ManifestError::Invalid {
-                    file: file.to_owned(),
-                    document,
-                    object,
-                    message,
-                });
+            let Some(parsed) = parsed else { continue };
+            let (fate, messages) = parsed.fate(|it| self.held.contains_key(it));
+            let (object, name) = match fate {
+                Fate::Apply(object) => {
+                    let name = object.reference();
+                    (Some(object), Some(name))
+                }
+                Fate::Stay(name) => (self.held.get(&name).map(|held| held.object.clone()), Some(name)),
+                Fate::Unused(name) => (None, name),
             };
-            let object = match parsed {
-                Document::Other => continue,
-                Document::Object(object, problems) => {
-                    let fate = match object {
-                        Object::Pod(_) => "the pod may send from its own addresses alone",
-                        _ => "this entry matches nothing",
-                    };
-                    for problem in problems {
-                        let message = format!("{problem}; until it is mended, {fate}");
-                        invalid(Some(object.reference()), message);
-                    }
-                    object
-                }
-                Document::Broken { object, isolation, message } => {
-                    let last_good =
-                        object.as_ref().and_then(|it| self.held.get(it)).map(|it| it.object.clone());
-                    let fate = match (&object, &last_good, &isolation) {
-                        (None, _, _) => "what this file held before stays",
-                        (_, Some(_), _) => "its last good version stays",
-                        (_, None, Some(_)) => "the pods it selects are isolated until it is mended",
-                        (_, None, None) => "it is not used",
-                    };
-                    nameless |= object.is_none();
-                    invalid(object, format!("{message}; {fate}"));
-                    let Some(object) = last_good.or(isolation.map(Object::NetworkPolicy)) else {
-                        reading.incomplete = true;
-                        continue;
-                    };
-                    object
-                }
+            nameless |= name.is_none();
+            let file = || file.to_owned();
+            let invalid =
+                |message| ManifestError::Invalid { file: file(), document, object: name.clone(), message };
+            reading.errors.extend(messages.into_iter().map(invalid));
+            let Some(object) = object else {
+                reading.incomplete = true;
+                continue;
             };
             let reference = object.reference();
             if let Some(first) = next.get(&reference) {
-                let (file, first) = (file.to_owned(), first.file.clone());
-                reading.errors.push(ManifestError::Duplicate { file, document, object: reference, first });
+                let first = first.file.clone();
+                reading.errors.push(ManifestError::Duplicate {
+                    file: file(),
+                    document,
+                    object: reference,
+                    first,
+                });
                 continue;
             }
-            next.insert(reference, Held { object, file: file.to_owned() });
+            next.insert(reference, Held { object, file: file() });
         }
         if nameless {
             self.keep_all_of(file, next);

@@ -8,7 +8,8 @@ use postern_policy::model::{
 };
 use tempfile::TempDir;
 
-use super::{Change, ManifestError, Reading, Source, digest, load};
+use super::{ManifestError, Reading, Source, digest, load};
+use crate::feed::Change;
 
 const POD: &str = "
 apiVersion: v1
@@ -136,7 +137,7 @@ fn what_a_file_held_stays_while_nobody_can_tell_what_it_holds() {
     assert!(folder.source.read().incomplete, "there may be more than was ever seen");
     let (changes, errors) = folder.read();
     assert_eq!(changes, vec![], "the policy stays");
-    assert!(errors[0].contains("what this file held before stays"), "{}", errors[0]);
+    assert!(errors[0].contains("what was known before stays"), "{}", errors[0]);
     folder.write("a.yaml", "");
     assert!(folder.read().0.contains(&Change::Delete(web())), "an empty file says clearly that it is gone");
 }

@@ -8,7 +8,7 @@ use super::enforcer::{Enforcer, Shape};
 use super::policy::Pods;
 use super::rules::{self, RuleSet};
 use super::{Error, Skipped, manifests as cluster};
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Origin};
 use crate::lab::Programs;
 use crate::netns::Netns;
 use crate::run::Run;
@@ -151,7 +151,7 @@ fn agent_paths(
     Ok(agent::Paths {
         program: programs.postern.clone().ok_or(Error::NoAgent)?,
         launcher: programs.lab.clone(),
-        manifests: copy.directory().to_owned(),
+        origin: Origin::Manifests(copy.directory().to_owned()),
         bpffs: run.bpffs(node),
         socket: directory.join(format!("{node}.sock")),
         log: directory.join(format!("{node}.log")),

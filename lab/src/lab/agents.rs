@@ -8,7 +8,7 @@ use postern::manifests;
 use serde_json::Value;
 
 use super::{Applied, Error, Lab};
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Origin};
 
 impl Lab {
     pub(super) fn start_agents(&mut self) -> Result<(), Error> {
@@ -25,7 +25,7 @@ impl Lab {
         agent::Paths {
             program: program.to_owned(),
             launcher: self.programs.lab.clone(),
-            manifests: self.copy.directory().to_owned(),
+            origin: Origin::Manifests(self.copy.directory().to_owned()),
             bpffs: self.run.bpffs(node),
             socket: directory.join(format!("{node}.sock")),
             log: directory.join(format!("{node}.log")),

@@ -36,6 +36,8 @@ fn document(object: &Object) -> String {
         }
         Object::Pod(pod) => self::pod(pod),
         Object::NetworkPolicy(policy) => self::policy(policy),
+        // No generated cluster has any.
+        Object::Service(_) | Object::EndpointSlice(_) => String::new(),
     }
 }
 

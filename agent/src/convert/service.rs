@@ -1,0 +1,187 @@
+//! Services and endpoint slices.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use postern_policy::model::{
+    Endpoint, EndpointPort, EndpointSlice, Requirement, Selector, Service, ServicePort, TargetPort,
+};
+
+use super::pod::{id, port_number, protocol};
+use super::{Problem, slim};
+
+/// The label that says whose backends an endpoint slice lists.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Converts a Service. Addresses that are none (`None` of headless Services, host names of load balancers) are left out.
+///
+/// # Errors
+///
+/// `metadata.name` is missing, or a port is out of range.
+pub fn service(object: &slim::Service) -> Result<Service, Problem> {
+    let id = id(&object.metadata)?;
+    let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
+    // ExternalName is DNS only, whatever else the object still says (ServiceSpec.type).
+    let external_name = spec.type_.as_deref() == Some("ExternalName");
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        ports.push(service_port(&format!("spec.ports[{index}]"), port)?);
+    }
+    let listed = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    let balanced = object.status.iter().flat_map(|status| &status.load_balancer);
+    let balanced = balanced.flat_map(|it| it.ingress.iter().flatten()).map(|it| &it.ip);
+    let requirements = |labels: &std::collections::BTreeMap<String, String>| {
+        let entries = labels.iter();
+        entries
+            .map(|(key, value)| Requirement::In(key.as_str().into(), vec![value.as_str().into()]))
+            .collect()
+    };
+    let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+    Ok(Service {
+        id,
+        cluster_ips: if external_name { Vec::new() } else { addresses(listed) },
+        external_ips: addresses(spec.external_ips.iter().flatten().chain(balanced)),
+        ports,
+        // An empty selector selects nothing here: somebody else writes the slices (ServiceSpec.selector).
+        selector: spec
+            .selector
+            .as_ref()
+            .filter(|labels| !labels.is_empty())
+            .map(|it| Selector(requirements(it))),
+        internal_local: local(&spec.internal_traffic_policy),
+        external_local: local(&spec.external_traffic_policy),
+    })
+}
+
+fn service_port(field: &str, port: &slim::ServicePort) -> Result<ServicePort, Problem> {
+    let number = port_number(&format!("{field}.port"), port.port)?;
+    Ok(ServicePort {
+        name: port.name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+        protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
+        port: number,
+        target: match &port.target_port {
+            // The API server fills it in; manifests may leave it out or write 0 (ServicePort.targetPort).
+            None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
+            Some(IntOrString::Int(target)) => {
+                TargetPort::Number(port_number(&format!("{field}.targetPort"), *target)?)
+            }
+            Some(IntOrString::String(name)) => TargetPort::Named(name.as_str().into()),
+        },
+        node_port: match port.node_port {
+            None | Some(0) => None,
+            Some(it) => Some(port_number(&format!("{field}.nodePort"), it)?),
+        },
+    })
+}
+
+/// Converts an endpoint slice.
+///
+/// # Errors
+///
+/// `metadata.name` is missing, or a port is out of range.
+pub fn endpoint_slice(object: &slim::EndpointSlice) -> Result<EndpointSlice, Problem> {
+    let id = id(&object.metadata)?;
+    let service = object.metadata.labels.iter().flatten().find(|(key, _)| *key == SERVICE_NAME);
+    let mut ports = Vec::new();
+    for (index, port) in object.ports.iter().flatten().enumerate() {
+        let field = format!("ports[{index}]");
+        let number = port.port.map(|it| port_number(&format!("{field}.port"), it)).transpose()?;
+        ports.push(EndpointPort {
+            name: port.name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+            protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
+            port: number,
+        });
+    }
+    let endpoints = object.endpoints.iter().flatten().map(|endpoint| {
+        let conditions = endpoint.conditions.unwrap_or_default();
+        let ready = conditions.ready.unwrap_or(true);
+        Endpoint {
+            addresses: addresses(endpoint.addresses.iter().flatten()),
+            ready,
+            serving: conditions.serving.unwrap_or(ready),
+            terminating: conditions.terminating.unwrap_or(false),
+            node: endpoint.node_name.as_deref().map(Into::into),
+        }
+    });
+    Ok(EndpointSlice {
+        id,
+        service: service.map(|(_, name)| name.as_str().into()),
+        ports,
+        endpoints: endpoints.collect(),
+    })
+}
+
+/// Those of the texts that are addresses, each once.
+fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in texts.filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(spec: &str) -> Result<Service, Problem> {
+        let yaml = format!("{{metadata: {{namespace: shop, name: web}}, spec: {spec}}}");
+        service(&serde_yaml_ng::from_str(&yaml).unwrap())
+    }
+
+    #[test]
+    fn a_service_is_its_frontends() {
+        let service = converted(
+            "{clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1'], externalIPs: [192.0.2.1],
+              internalTrafficPolicy: Local, selector: {app: web},
+              ports: [{port: 80, nodePort: 30080}, {name: dns, port: 53, protocol: UDP, targetPort: dns-udp}]}",
+        )
+        .unwrap();
+        let addresses: Vec<IpAddr> = vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(service.cluster_ips, addresses);
+        assert_eq!(service.external_ips, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert!(service.internal_local && !service.external_local);
+        assert_eq!(service.ports[0].target, TargetPort::Number(80));
+        assert_eq!(service.ports[0].node_port, Some(30080));
+        assert_eq!(service.ports[1].target, TargetPort::Named("dns-udp".into()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_no_frontend() {
+        assert_eq!(
+            converted("{clusterIP: None, clusterIPs: [None]}").unwrap().cluster_ips,
+            Vec::<IpAddr>::new()
+        );
+        let named =
+            converted("{type: ExternalName, externalName: example.com, clusterIP: 10.96.0.1}").unwrap();
+        assert_eq!(named.cluster_ips, Vec::<IpAddr>::new());
+        assert_eq!(converted("{selector: {}}").unwrap().selector, None);
+    }
+
+    #[test]
+    fn a_broken_port_names_its_field() {
+        let problem = converted("{ports: [{port: 80}, {port: 80, targetPort: 70000}]}").unwrap_err();
+        assert_eq!(problem.to_string(), "spec.ports[1].targetPort: 70000 is not between 1 and 65535");
+    }
+
+    #[test]
+    fn a_slice_lists_backends_with_their_conditions() {
+        let slice = endpoint_slice(
+            &serde_yaml_ng::from_str(
+                "{metadata: {namespace: shop, name: web-1, labels: {kubernetes.io/service-name: web}},
+                  ports: [{name: '', port: 8080}],
+                  endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}},
+                    {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}]}",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(slice.service.as_deref(), Some("web"));
+        assert_eq!((slice.ports[0].name.as_deref(), slice.ports[0].port), (None, Some(8080)));
+        let conditions: Vec<_> =
+            slice.endpoints.iter().map(|it| (it.ready, it.serving, it.terminating)).collect();
+        assert_eq!(conditions, [(true, true, false), (false, false, false), (false, true, true)]);
+    }
+}

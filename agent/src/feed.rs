@@ -1,0 +1,121 @@
+//! Where the picture of the cluster comes from, and what is new in it.
+
+use std::path::Path;
+use std::time::Instant;
+
+use postern_policy::model::{Object, ObjectRef};
+
+use crate::kube::{self, KindStatus};
+use crate::manifests::{self, Reading};
+
+/// A difference to what was known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// New, or not what it was.
+    Apply(Object),
+    /// Gone.
+    Delete(ObjectRef),
+}
+
+/// What is new, to be carried out as one.
+#[derive(Debug)]
+pub struct News {
+    /// When the first of it was noticed.
+    pub noticed: Instant,
+    /// What changed.
+    pub changes: Vec<Change>,
+    /// All that is wrong now with the objects themselves.
+    pub invalid: Vec<String>,
+    /// The objects known are all there are: what an earlier agent enforced on behalf of others may go.
+    pub complete: bool,
+}
+
+/// A source of cluster state.
+#[derive(Debug)]
+pub enum Feed {
+    /// A folder.
+    Manifests(Folder),
+    /// An API server.
+    Kube(kube::Source),
+}
+
+impl Feed {
+    /// Waits for news. Cancel safe.
+    pub async fn changed(&mut self) -> News {
+        match self {
+            Self::Manifests(folder) => {
+                let noticed = folder.watch.changed().await;
+                folder.read(noticed)
+            }
+            Self::Kube(source) => source.changed().await,
+        }
+    }
+
+    /// Looks again without being told to, where that can find anything.
+    pub fn relook(&mut self) -> Option<News> {
+        match self {
+            Self::Manifests(folder) => Some(folder.read(Instant::now())),
+            Self::Kube(_) => None,
+        }
+    }
+
+    /// Fingerprint of what was last read, of a folder.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        match self {
+            Self::Manifests(folder) => &folder.digest,
+            Self::Kube(_) => "",
+        }
+    }
+
+    /// How the watches are, of an API server.
+    #[must_use]
+    pub fn watches(&self) -> Vec<KindStatus> {
+        match self {
+            Self::Manifests(_) => Vec::new(),
+            Self::Kube(source) => source.status(),
+        }
+    }
+
+    /// What is wrong with the watches.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        match self {
+            Self::Manifests(_) => Vec::new(),
+            Self::Kube(source) => source.troubles(),
+        }
+    }
+}
+
+/// A folder of manifests that is watched.
+#[derive(Debug)]
+pub struct Folder {
+    source: manifests::Source,
+    watch: manifests::Watch,
+    /// Fingerprint of what was last read.
+    digest: String,
+}
+
+impl Folder {
+    /// A folder, watched from now on and not read yet.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be watched.
+    pub fn open(path: &Path) -> Result<Self, notify::Error> {
+        let watch = manifests::watch(path)?;
+        Ok(Self { source: manifests::Source::new(path), watch, digest: String::new() })
+    }
+
+    fn read(&mut self, noticed: Instant) -> News {
+        // A file written while we read makes an event of its own: then the digest is read again, too.
+        self.digest = manifests::digest(self.source.folder()).unwrap_or_default();
+        let Reading { changes, errors, incomplete } = self.source.read();
+        News {
+            noticed,
+            changes,
+            invalid: errors.iter().map(ToString::to_string).collect(),
+            complete: !incomplete,
+        }
+    }
+}
