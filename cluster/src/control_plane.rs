@@ -102,6 +102,13 @@ impl ControlPlane {
     /// # Errors
     /// Not root, a program is not built, or does not start. What was made so far is removed.
     pub fn start(options: &Options) -> Result<Self, Error> {
+        let mut control = Self::begin(options)?;
+        control.wait_until_ready()?;
+        Ok(control)
+    }
+
+    /// Starts one, and does not wait.
+    pub(crate) fn begin(options: &Options) -> Result<Self, Error> {
         let [etcd, apiserver] = [Program::Etcd, Program::Apiserver].map(Program::path);
         let (etcd, apiserver) = (etcd?, apiserver?);
         let run = Run::start()?;
@@ -128,21 +135,20 @@ impl ControlPlane {
         let mut control = Self { controllers, apiserver, etcd, fabric, identities, relays, run };
         control.etcd.start()?;
         control.apiserver.start()?;
-        // They wait for the API server by themselves.
-        for controller in &mut control.controllers {
-            controller.start()?;
-        }
-        control.wait_until_ready()?;
         Ok(control)
     }
 
-    /// Waits until the API server says that it is ready.
+    /// Waits until the API server says that it is ready. Starts the controllers, when they were asked for and do not run:
+    /// they end where the API server does not know their permissions yet.
     ///
     /// # Errors
-    /// It ended, or is not ready after two minutes.
+    /// The API server ended, or is not ready after two minutes.
     pub fn wait_until_ready(&mut self) -> Result<(), Error> {
         let (kubeconfig, netns) = (self.identities.administrator(), self.fabric.control());
         self.apiserver.wait_until(PATIENCE, || api::is_ready(netns, &kubeconfig))?;
+        for controller in &mut self.controllers {
+            controller.start()?;
+        }
         Ok(())
     }
 
@@ -230,6 +236,18 @@ impl ControlPlane {
     #[must_use]
     pub fn netns(&self) -> &Netns {
         self.fabric.control()
+    }
+
+    pub(crate) fn fabric_mut(&mut self) -> &mut Fabric {
+        &mut self.fabric
+    }
+
+    pub(crate) fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
     }
 
     /// Configuration, logs and sockets: they go when this is dropped.

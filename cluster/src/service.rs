@@ -99,6 +99,12 @@ impl Service {
         &mut self.arguments
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
+    }
+
     /// Where it writes what it has to say.
     #[must_use]
     pub fn log(&self) -> &Path {
@@ -204,8 +210,7 @@ impl Service {
         if !self.is_running() {
             return Ok(());
         }
-        let pid = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
-        let Some(pid) = pid else { return Ok(()) };
+        let Some(pid) = self.pid() else { return Ok(()) };
         let sent = kill(Pid::from_raw(pid), signal);
         sent.map_err(|errno| Error::Stop { name: self.name.clone(), error: errno.into() })
     }
