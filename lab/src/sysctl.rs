@@ -6,7 +6,7 @@ use std::io;
 use crate::netns::{self, Netns};
 
 /// Addresses are usable at once, and nothing is learnt from routers.
-pub(crate) const HOST: &[(&str, &str)] = &[
+pub const HOST: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "0"),
     ("net/ipv6/conf/all/accept_dad", "0"),
@@ -16,7 +16,7 @@ pub(crate) const HOST: &[(&str, &str)] = &[
 ];
 
 /// A node forwards for its pods, over whatever path, and does not tell them of shorter ones.
-pub(crate) const NODE: &[(&str, &str)] = &[
+pub const NODE: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv6/conf/default/forwarding", "1"),
@@ -48,7 +48,10 @@ pub enum Error {
 }
 
 /// Writes settings inside `netns`. One that this kernel lacks (no IPv6) is skipped.
-pub(crate) fn apply(netns: &Netns, settings: &[(&'static str, &'static str)]) -> Result<(), Error> {
+///
+/// # Errors
+/// The namespace cannot be entered, or the kernel refuses a setting.
+pub fn apply(netns: &Netns, settings: &[(&'static str, &'static str)]) -> Result<(), Error> {
     netns.within(|| {
         for &(key, value) in settings {
             match fs::write(format!("/proc/sys/{key}"), value) {

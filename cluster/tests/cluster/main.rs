@@ -1,0 +1,9 @@
+//! Tests with a real Kubernetes: `cargo xtask test --cluster`. They need root and what `cargo xtask cluster build` builds,
+//! and fail without.
+//!
+//! `cfg(test)` says to clippy that helpers are test code too.
+
+#[cfg(test)]
+mod control_plane;
+#[cfg(test)]
+mod support;
