@@ -140,11 +140,11 @@ impl FromStr for HttpAddress {
 
 impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
+        // The client logs every failed request; we say once what is wrong. Who asks for its log by name gets it.
+        let filter = EnvFilter::new(format!("kube_client=off,kube_runtime=off,{}", self.log_level));
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(self.log_level))
-            .with_writer(std::io::stderr)
-            .with_ansi(colour);
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
         match self.log_format {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().init(),

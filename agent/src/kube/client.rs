@@ -40,8 +40,15 @@ pub enum ConnectError {
 ///
 /// There is neither, or it cannot be read. A server that does not answer is no error.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
-    let Some(path) = kubeconfig else { return Ok(Config::incluster()?) };
-    let error = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };
-    let file = Kubeconfig::read_from(path).map_err(error)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)
+    let mut config = match kubeconfig {
+        None => Config::incluster()?,
+        Some(path) => {
+            let error = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };
+            let file = Kubeconfig::read_from(path).map_err(error)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)?
+        }
+    };
+    // The client would ask again by itself, for a quarter of an hour and without a word: the watches do that, and say so.
+    config.default_retry = false;
+    Ok(config)
 }

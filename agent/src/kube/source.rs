@@ -168,9 +168,13 @@ impl Source {
                 for name in gone {
                     self.delete(name);
                 }
+                // Lists come in any order.
+                let number = |version: &String| version.parse::<u64>().unwrap_or_default();
+                let version = objects.iter().map(|item| item.version.clone()).max_by_key(number);
                 for item in objects {
                     self.apply(item);
                 }
+                self.of(kind).version = version.unwrap_or_default();
                 self.noticed.get_or_insert_with(Instant::now);
             }
             Heard::Applied(item) => {

@@ -4,6 +4,8 @@
 //! `cfg(test)` says to clippy that helpers are test code too.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
 mod control_plane;
 #[cfg(test)]
 mod support;

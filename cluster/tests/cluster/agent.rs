@@ -1,0 +1,6 @@
+//! The agent, fed by a real API server: what it enforces between a lab's real pods.
+
+mod faults;
+mod objects;
+mod scenarios;
+mod world;
