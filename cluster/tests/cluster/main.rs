@@ -6,4 +6,8 @@
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
 mod support;
