@@ -9,10 +9,11 @@ mod mounts;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -20,6 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 
+/// How long a program waits for the one before it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often that is looked at.
+const POLL: Duration = Duration::from_millis(20);
 /// Before a program that ended is started again.
 const BREATH: Duration = Duration::from_millis(500);
 
@@ -81,6 +86,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// Where what it says goes.
     pub log: PathBuf,
+    /// A socket that has to be there before it starts.
+    pub after: Option<PathBuf>,
 }
 
 /// Runs a node until it is killed.
@@ -120,6 +127,13 @@ pub fn run(spec: &Path) -> Result<(), Error> {
 
 /// Starts a program, and returns its process id. Nobody else may wait for it.
 fn start(program: &Program) -> Result<u32, Error> {
+    if let Some(socket) = &program.after {
+        let deadline = Instant::now() + PATIENCE;
+        // Without it the program fails, is started again, and says why.
+        while UnixStream::connect(socket).is_err() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+    }
     let open = || fs::OpenOptions::new().create(true).append(true).open(&program.log);
     let log = open().map_err(files::Error::on("open", &program.log))?;
     let errors = log.try_clone().map_err(files::Error::on("open", &program.log))?;

@@ -6,7 +6,7 @@ mod config;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::control_plane::ControlPlane;
 use crate::files;
 use crate::init::{Program, Spec};
-use crate::launcher::Launcher;
+use crate::launcher::{Launcher, mortal};
 use crate::programs;
 use crate::service::Service;
 
@@ -128,11 +128,12 @@ impl Node {
         files::create_folder(&logs)?;
         let own_run = state.join("run");
         let config = config::write(control.identities(), plan, &state, &own_run, &cgroup)?;
-        let program = |path: &Path, log: &str, arguments: Vec<String>| Program {
-            path: path.to_owned(),
-            arguments,
-            log: logs.join(log),
+        let program = |path: &Path, arguments: Vec<String>| {
+            let name = path.file_name().unwrap_or_default().display();
+            let log = logs.join(format!("{name}.log"));
+            Program { path: path.to_owned(), arguments, log, after: None }
         };
+        let socket = Some(PathBuf::from(config::CONTAINERD_SOCKET));
         let spec = Spec {
             name: name.clone(),
             own: BTreeMap::from([
@@ -146,9 +147,9 @@ impl Node {
                 .collect(),
             settings: state.join("settings"),
             programs: vec![
-                program(&containerd, "containerd.log", config.containerd),
-                program(&kubelet, "kubelet.log", config.kubelet),
-                program(&proxy, "kube-proxy.log", config.proxy),
+                program(&containerd, config.containerd),
+                program(&proxy, config.proxy),
+                Program { after: socket, ..program(&kubelet, config.kubelet) },
             ],
         };
         let spec_file = state.join("spec.json");
@@ -221,7 +222,7 @@ pub fn import_everywhere(nodes: &[(&str, &Path)], archive: &Path) -> Result<(), 
 /// Loads the images of an archive through containerd's socket.
 fn import(node: &str, socket: &Path, archive: &Path) -> Result<(), Error> {
     let failed = |reason| Error::Image { node: node.to_owned(), archive: archive.to_owned(), reason };
-    let mut command = Command::new("ctr");
+    let mut command = mortal("ctr");
     command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
     let output = command.stdin(Stdio::null()).output().map_err(|error| failed(error.to_string()))?;
     if output.status.success() {

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+/// Packages whose binaries the lab, the demo and the tests run.
+const DAILY: [&str; 2] = ["postern", "postern-lab"];
+
 /// The top of the repository.
 pub(crate) fn workspace() -> PathBuf {
     let manifest =
@@ -28,7 +31,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds and says where everything is.
 pub(crate) fn report(release: bool) -> Result<()> {
-    let built = binaries(release)?;
+    let built = binaries(&DAILY, release)?;
     for (name, path) in &built.binaries {
         println!("{name:12} {}", path.display());
     }
@@ -40,14 +43,24 @@ pub(crate) fn report(release: bool) -> Result<()> {
 
 /// Builds, then replaces this process by the binary: its exit status and the signals it gets are its own.
 pub(crate) fn become_binary(name: &str, arguments: &[OsString]) -> Result<()> {
-    let built = binaries(false)?;
-    let path = built.binaries.get(name).with_context(|| format!("cargo built no {name}"))?;
+    become_binary_of(&DAILY, name, arguments)
+}
+
+/// The same, for a binary of other packages.
+pub(crate) fn become_binary_of(packages: &[&str], name: &str, arguments: &[OsString]) -> Result<()> {
+    let path = binary(packages, name)?;
     if !nix::unistd::geteuid().is_root() {
         let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
         bail!("{name} needs root. It is built; run: sudo {} {}", path.display(), arguments.join(" "));
     }
-    let error = Command::new(path).args(arguments).exec();
+    let error = Command::new(&path).args(arguments).exec();
     Err(error).with_context(|| format!("run {}", path.display()))
+}
+
+/// Builds packages, and returns the path of one of their binaries.
+pub(crate) fn binary(packages: &[&str], name: &str) -> Result<PathBuf> {
+    let mut built = binaries(packages, false)?;
+    built.binaries.remove(name).with_context(|| format!("cargo built no {name}"))
 }
 
 /// What a build left.
@@ -57,9 +70,10 @@ struct Built {
     objects: Option<PathBuf>,
 }
 
-fn binaries(release: bool) -> Result<Built> {
+fn binaries(packages: &[&str], release: bool) -> Result<Built> {
     let mut command = cargo();
-    command.args(["build", "--package", "postern", "--package", "postern-lab", "--bins"]);
+    command.args(["build", "--bins"]);
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
     command.arg("--message-format=json-render-diagnostics");
     if release {
         command.arg("--release");

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod fuzz;
 mod setup;
 mod test;
@@ -21,7 +22,8 @@ use clap::{Parser, Subcommand};
 ///   cargo xtask test          every test
 ///   cargo xtask lab --help    a cluster in network namespaces to play with
 ///
-/// Exit status: 0 when done, not 0 when anything failed; `lab`, `demo` and `bench traffic` give that of `postern-lab`.
+/// Exit status: 0 when done, not 0 when anything failed; `lab`, `demo`, `bench traffic` and `cluster` give
+/// that of the binary that they run.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", verbatim_doc_comment)]
 struct Cli {
@@ -78,6 +80,18 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// A real Kubernetes in network namespaces: kube-apiserver, kubelets, containerd. Builds it first, once.
+    ///
+    /// Examples:
+    ///   cargo xtask cluster up
+    ///   cargo xtask cluster kubectl get nodes
+    ///   cargo xtask cluster --help
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Cluster {
+        /// Arguments of `postern-cluster`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// The policy story: two nodes, real agents, real TCP and UDP connections, from all open to just what is needed.
     ///
     /// Examples:
@@ -95,12 +109,16 @@ enum Command {
     ///   cargo xtask test
     ///   cargo xtask test --long
     ///   cargo xtask test policy    only tests whose name holds this; no formatting, no lints
+    ///   cargo xtask test --cluster those that need a real Kubernetes, and no others
     #[command(verbatim_doc_comment)]
     Test {
         /// More random cases (`POSTERN_CASES=10000`), ten minutes of fuzzing (`POSTERN_FUZZ_SECONDS=600`), and everything
         /// else that takes long (`POSTERN_LONG=1`).
         #[arg(long)]
         long: bool,
+        /// The tests with a real Kubernetes instead. Builds it first, once: about 20 minutes on two processors.
+        #[arg(long, conflicts_with = "long")]
+        cluster: bool,
         /// Only tests whose name holds this.
         filter: Option<String>,
     },
@@ -163,7 +181,12 @@ fn run(command: Command) -> Result<()> {
             let arguments: Vec<OsString> = [OsString::from("demo")].into_iter().chain(arguments).collect();
             build::become_binary("postern-lab", &arguments)
         }
-        Command::Test { long, filter } => test::run(long, filter.as_deref()),
+        Command::Cluster { arguments } => cluster::become_it(&arguments),
+        Command::Test { cluster: true, filter, .. } => {
+            cluster::build()?;
+            test::cluster(filter.as_deref())
+        }
+        Command::Test { long, filter, .. } => test::run(long, filter.as_deref()),
         Command::Fuzz { seconds, seed } => fuzz::run(seconds, seed),
         Command::Bench { what } => bench::run(what),
     }

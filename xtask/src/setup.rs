@@ -2,6 +2,7 @@
 //!
 //! Pinned together with the toolchain (rust-toolchain.toml) and the aya crates (Cargo.toml): move one, move all.
 
+mod go;
 mod linker;
 mod packages;
 mod progress;
@@ -25,7 +26,15 @@ trait Step {
 
 /// Brings up everything that is missing. Quick when nothing is.
 pub(crate) fn run() -> Result<()> {
-    let steps: [&dyn Step; 3] = [&rust_src::RustSrc, &packages::Packages, &linker::BpfLinker];
+    bring_up(&[&rust_src::RustSrc, &packages::Packages::Base, &linker::BpfLinker])
+}
+
+/// The same for what `cargo xtask cluster` needs more. Kubernetes itself is built by `postern-cluster`.
+pub(crate) fn cluster() -> Result<()> {
+    bring_up(&[&packages::Packages::Cluster, &go::Go])
+}
+
+fn bring_up(steps: &[&dyn Step]) -> Result<()> {
     let (mut there, mut by_hand) = (Vec::new(), Vec::new());
     for step in steps {
         if step.done()? {

@@ -25,7 +25,37 @@ pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
         let lints = ["clippy", "--all-targets", "--", "-D", "warnings"];
         check(cargo().args(lints), "cargo clippy", &mut failures)?;
     }
-    let counts = test(long, filter, &mut failures)?;
+    // This builds the binaries too, those that the lab's tests run: each has integration tests of its own.
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if long {
+        command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
+    }
+    finish(command, filter, failures)
+}
+
+/// Runs the tests that need a real Kubernetes: they are in a package that the others leave alone.
+pub(crate) fn cluster(filter: Option<&str>) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a cluster needs root; run: sudo env \"PATH=$PATH\" cargo xtask test --cluster");
+    }
+    let mut failures = Vec::new();
+    if filter.is_none() {
+        let lints = ["clippy", "--package", "postern-cluster", "--all-targets", "--", "-D", "warnings"];
+        check(cargo().args(lints), "cargo clippy", &mut failures)?;
+    }
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast", "--package", "postern-cluster"]);
+    // Each is a cluster: more at once only wait for each other.
+    command.env("RUST_TEST_THREADS", "2");
+    finish(command, filter, failures)
+}
+
+fn finish(mut command: Command, filter: Option<&str>, mut failures: Vec<&'static str>) -> Result<()> {
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    let counts = test(command, &mut failures)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     if counts.passed + counts.failed == 0 {
         failures.push("no test ran");
@@ -41,17 +71,8 @@ fn check(command: &mut Command, name: &'static str, failures: &mut Vec<&'static 
     Ok(())
 }
 
-fn test(long: bool, filter: Option<&str>, failures: &mut Vec<&'static str>) -> Result<Counts> {
-    // This builds the binaries too, those that the lab's tests run: each has integration tests of its own.
+fn test(mut command: Command, failures: &mut Vec<&'static str>) -> Result<Counts> {
     println!("xtask: cargo test");
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]);
-    if long {
-        command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
-    }
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
-    }
     let mut child = command.stdout(Stdio::piped()).spawn().context("run cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let mut counts = Counts::default();

@@ -49,6 +49,13 @@ pub(super) fn apiserver(identities: &Identities) -> Vec<String> {
         format!("--service-account-key-file={}", file("service-accounts.pub")),
         format!("--service-account-signing-key-file={}", file("service-accounts.key")),
         format!("--service-cluster-ip-range={SERVICES}"),
+        format!("--requestheader-client-ca-file={}", file("front-proxy-ca.crt")),
+        "--requestheader-allowed-names=front-proxy-client".to_owned(),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+        format!("--proxy-client-cert-file={}", file("front-proxy.crt")),
+        format!("--proxy-client-key-file={}", file("front-proxy.key")),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
@@ -67,6 +74,8 @@ pub(super) fn controller_manager(identities: &Identities) -> Vec<String> {
         // Ranges are given to nodes by their numbers, and routed: see `fabric`.
         "--allocate-node-cidrs=false".to_owned(),
         format!("--cluster-cidr={PODS}"),
+        // It makes this folder; the default is in the machine's /usr.
+        format!("--flex-volume-plugin-dir={}", pki.join("../volume-plugins").display()),
     ]);
     flags
 }

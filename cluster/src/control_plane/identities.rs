@@ -26,6 +26,10 @@ impl Identities {
         identities.authority.server("kube-apiserver", &hosts())?.write(&pki, "apiserver")?;
         let kubelet_client = identities.authority.client("kube-apiserver-kubelet", Some("system:masters"))?;
         kubelet_client.write(&pki, "apiserver-kubelet")?;
+        // Whom the API server stands in for when it passes requests on to other API servers.
+        let front_proxy = Authority::new()?;
+        files::write(&pki.join("front-proxy-ca.crt"), front_proxy.certificate())?;
+        front_proxy.client("front-proxy-client", None)?.write(&pki, "front-proxy")?;
         let (private, public) = signing_key()?;
         files::write(&pki.join("service-accounts.key"), private)?;
         files::write(&pki.join("service-accounts.pub"), public)?;

@@ -11,9 +11,10 @@ use super::{Error, TOOLS, output};
 use crate::files;
 
 /// Programs, and the Debian packages that bring them. `xtask/src/setup` installs the same.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("busybox", "busybox-static"),
     ("curl", "curl"),
+    ("dash", "dash"),
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
@@ -25,11 +26,11 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("tcpdump", "tcpdump"),
 ];
 
-/// What busybox does.
-const APPLETS: [&str; 28] = [
+/// What busybox does. Its shell runs its own versions of everything above, so the shell is another one.
+const APPLETS: [&str; 27] = [
     "cat", "chmod", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id",
-    "kill", "ls", "mkdir", "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "sort", "tail", "test",
-    "timeout", "true",
+    "kill", "ls", "mkdir", "printf", "ps", "rm", "sed", "seq", "sleep", "sort", "tail", "test", "timeout",
+    "true",
 ];
 
 /// What goes in, to tell one version of the image from another.
@@ -63,6 +64,7 @@ pub(super) fn build(archive: &Path) -> Result<(), Error> {
     for applet in APPLETS {
         layer.link(Path::new("bin").join(applet), "/usr/bin/busybox").map_err(failed)?;
     }
+    layer.link("bin/sh", "/usr/bin/dash").map_err(failed)?;
     layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n").map_err(failed)?;
     layer.file("etc/group", 0o644, b"root:x:0:\n").map_err(failed)?;
     layer.file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n").map_err(failed)?;

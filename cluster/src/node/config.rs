@@ -11,7 +11,8 @@ use crate::fabric::{self, PODS};
 use crate::files;
 use crate::image;
 
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// Where containerd listens.
+pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const CNI_CONFIG: &str = "/run/cni/net.d";
 
 /// Command lines.

@@ -8,4 +8,8 @@ mod agent;
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
 mod support;

@@ -12,26 +12,82 @@ use super::{Step, progress};
 /// compares with nftables, iptables and ipset.
 const OTHERS: [&str; 5] = ["g++", "iproute2", "ipset", "iptables", "nftables"];
 
+/// What a cluster needs more: container runtime, CNI plugins, and the programs of its image of tools
+/// (`cluster/src/image/tools.rs`).
+const OF_CLUSTER: [&str; 14] = [
+    "bind9-dnsutils",
+    "busybox-static",
+    "containerd",
+    "containernetworking-plugins",
+    "curl",
+    "dash",
+    "iperf3",
+    "iptables",
+    "iputils-ping",
+    "netcat-openbsd",
+    "nftables",
+    "runc",
+    "socat",
+    "tcpdump",
+];
+/// What those bring, beside what building needs, for systems that are not Debian.
+const PROGRAMS_OF_CLUSTER: [&str; 6] = ["busybox", "containerd", "curl", "iperf3", "runc", "socat"];
+
 /// The packages.
 #[derive(Debug)]
-pub(super) struct Packages;
+pub(super) enum Packages {
+    /// For building, the lab and the tests.
+    Base,
+    /// For `cargo xtask cluster`.
+    Cluster,
+}
+
+impl Packages {
+    fn wanted(&self) -> Vec<String> {
+        match self {
+            Self::Base => [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect(),
+            Self::Cluster => OF_CLUSTER.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn missing(&self) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for package in self.wanted() {
+            let query = ["--show", "--showformat=${db:Status-Status}", &package];
+            let output = Command::new("dpkg-query").args(query).output().context("run dpkg-query")?;
+            if output.stdout != b"installed" {
+                missing.push(package);
+            }
+        }
+        Ok(missing)
+    }
+}
 
 impl Step for Packages {
     fn short(&self) -> &'static str {
-        "packages"
+        match self {
+            Self::Base => "packages",
+            Self::Cluster => "packages of the cluster",
+        }
     }
 
     fn name(&self) -> String {
-        format!("packages {}", wanted().join(", "))
+        format!("packages {}", self.wanted().join(", "))
     }
 
     fn done(&self) -> Result<bool> {
         if !Path::new("/usr/bin/dpkg-query").exists() {
             // Another distribution: look for what the packages bring.
-            let linker_is_there = super::linker::BpfLinker.done()?;
-            return Ok(linker_is_there && ["ip", "ipset", "iptables-restore", "nft"].into_iter().all(in_path));
+            return match self {
+                Self::Base => {
+                    let linker_is_there = super::linker::BpfLinker.done()?;
+                    let programs = ["ip", "ipset", "iptables-restore", "nft"];
+                    Ok(linker_is_there && programs.into_iter().all(in_path))
+                }
+                Self::Cluster => Ok(PROGRAMS_OF_CLUSTER.into_iter().all(in_path)),
+            };
         }
-        Ok(missing()?.is_empty())
+        Ok(self.missing()?.is_empty())
     }
 
     fn install(&self) -> Result<()> {
@@ -41,7 +97,7 @@ impl Step for Packages {
         if !nix::unistd::geteuid().is_root() {
             bail!("installing packages needs root");
         }
-        let missing = missing()?;
+        let missing = self.missing()?;
         if !missing.iter().all(|package| has_candidate(package)) {
             progress::run(apt().arg("update"))?;
         }
@@ -52,12 +108,12 @@ impl Step for Packages {
     }
 
     fn by_hand(&self) -> Vec<String> {
-        let packages = wanted().join(" ");
+        let packages = self.wanted().join(" ");
         if !in_path("apt-get") {
             return vec![format!("# install what Debian calls {packages}")];
         }
         let mut commands = Vec::new();
-        if !has_candidate(&llvm()) {
+        if matches!(self, Self::Base) && !has_candidate(&llvm()) {
             commands.push(format!(
                 "# {} is not among this system's packages: add the LLVM project's own apt source first",
                 llvm()
@@ -73,22 +129,6 @@ fn llvm() -> String {
     format!("llvm-{LLVM}-dev")
 }
 
-fn wanted() -> Vec<String> {
-    [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect()
-}
-
-fn missing() -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    for package in wanted() {
-        let query = ["--show", "--showformat=${db:Status-Status}", &package];
-        let output = Command::new("dpkg-query").args(query).output().context("run dpkg-query")?;
-        if output.stdout != b"installed" {
-            missing.push(package);
-        }
-    }
-    Ok(missing)
-}
-
 fn has_candidate(package: &str) -> bool {
     let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
@@ -101,7 +141,7 @@ fn apt() -> Command {
     apt
 }
 
-fn in_path(program: &str) -> bool {
+pub(super) fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Administrators' programs are not in every user's PATH.
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
