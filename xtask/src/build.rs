@@ -52,18 +52,24 @@ pub(crate) fn become_binary(name: &str, arguments: &[OsString]) -> Result<()> {
 
 /// What a build left.
 #[derive(Debug, Default)]
-struct Built {
-    binaries: BTreeMap<String, PathBuf>,
+pub(crate) struct Built {
+    /// Binaries by name.
+    pub(crate) binaries: BTreeMap<String, PathBuf>,
     objects: Option<PathBuf>,
 }
 
 fn binaries(release: bool) -> Result<Built> {
     let mut command = cargo();
     command.args(["build", "--package", "postern", "--package", "postern-lab", "--bins"]);
-    command.arg("--message-format=json-render-diagnostics");
     if release {
         command.arg("--release");
     }
+    run(&mut command)
+}
+
+/// Runs `cargo build` with these arguments.
+pub(crate) fn run(command: &mut Command) -> Result<Built> {
+    command.arg("--message-format=json-render-diagnostics");
     let output = command.stderr(Stdio::inherit()).output().context("run cargo build")?;
     ensure!(output.status.success(), "cargo build failed ({})", output.status);
     let mut built = Built::default();

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod fuzz;
+mod image;
 mod setup;
 mod test;
 
@@ -51,6 +52,15 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Make a container image without a daemon: an archive that `ctr images import`, `podman load` and `docker load` read.
+    ///
+    /// One static binary and its licence texts. The same sources make the same digest.
+    ///
+    /// Examples:
+    ///   cargo xtask image
+    ///   cargo xtask image --tag registry.example/postern:0.1.0 -o postern.tar
+    #[command(verbatim_doc_comment)]
+    Image(image::Image),
     /// Build, load every eBPF program into the running kernel, print what the verifier says.
     ///
     /// Examples:
@@ -152,6 +162,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Build { release } => build::report(release),
+        Command::Image(image) => image::run(image),
         Command::Load { iface, detach } => {
             let mut arguments = vec![OsString::from("load")];
             arguments.extend(iface.into_iter().flat_map(|iface| ["--iface".into(), iface.into()]));

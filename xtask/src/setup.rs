@@ -6,6 +6,7 @@ mod linker;
 mod packages;
 mod progress;
 mod rust_src;
+mod static_target;
 
 use anyhow::{Result, bail};
 
@@ -23,9 +24,19 @@ trait Step {
     fn by_hand(&self) -> Vec<String>;
 }
 
+pub(crate) use self::static_target::target as static_target;
+
 /// Brings up everything that is missing. Quick when nothing is.
 pub(crate) fn run() -> Result<()> {
-    let steps: [&dyn Step; 3] = [&rust_src::RustSrc, &packages::Packages, &linker::BpfLinker];
+    bring_up(&[&rust_src::RustSrc, &packages::Packages, &linker::BpfLinker])
+}
+
+/// Brings up what the static binary of an image needs more than everything else does.
+pub(crate) fn run_for_image() -> Result<()> {
+    bring_up(&[&static_target::StaticTarget])
+}
+
+fn bring_up(steps: &[&dyn Step]) -> Result<()> {
     let (mut there, mut by_hand) = (Vec::new(), Vec::new());
     for step in steps {
         if step.done()? {
