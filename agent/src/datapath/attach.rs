@@ -16,9 +16,9 @@ use aya::sys::SyscallError;
 use super::link;
 
 /// clsact filters of this priority are ours.
-const PRIORITY: u16 = 0x7050;
+pub(super) const PRIORITY: u16 = 0x7050;
 /// clsact filters of this handle are ours.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

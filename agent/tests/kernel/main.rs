@@ -20,6 +20,7 @@ mod ports;
 mod programs;
 mod reasons;
 mod related;
+mod removal;
 mod replacing;
 mod rig;
 mod spoofing;
