@@ -36,6 +36,8 @@ pub fn probe() -> Mode {
     // An older kernel does not know the attach type (kernel/bpf/syscall.c, bpf_prog_query).
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Mode::Tcx,
+        // It lists other programs there, and opening those by their ids takes CAP_SYS_ADMIN.
+        Err(error) if errno(&error) == Some(libc::EPERM) => Mode::Tcx,
         Err(_) => Mode::Clsact,
     }
 }

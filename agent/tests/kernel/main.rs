@@ -17,6 +17,7 @@ mod older;
 mod parsing;
 mod pod_netns;
 mod ports;
+mod privileges;
 mod programs;
 mod reasons;
 mod related;
