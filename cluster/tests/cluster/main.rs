@@ -6,4 +6,6 @@
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod support;
