@@ -1,6 +1,7 @@
 //! The one binary of an image: without shared libraries, and the same bytes wherever it is built.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use object::elf::{FileHeader64, PT_INTERP};
@@ -17,11 +18,13 @@ pub(super) fn build(profile: &str) -> Result<PathBuf> {
     let mut cargo = build::cargo();
     cargo.args(["build", "--locked", "--package", "postern", "--bin", "postern", "--target", &target]);
     cargo.args(["--profile", profile]);
-    // Panics name source files: where the sources and crates happen to be on this machine must not show.
+    // Panics name source files: where the sources, crates and toolchain happen to be on this machine must not show.
     let mut flags = vec![remap(&build::workspace(), "/postern")?];
     if let Some(home) = cargo_home() {
         flags.push(remap(&home, "/cargo")?);
     }
+    let (sources, name) = library_sources()?;
+    flags.push(remap(&sources, &name)?);
     cargo.arg("--config").arg(format!("target.{target}.rustflags=[{}]", flags.join(", ")));
     // Symbols alone are a fifth of it. With them, a crash report would have names; what is needed is in the log.
     cargo.arg("--config").arg(format!("profile.{profile}.strip=\"symbols\""));
@@ -40,6 +43,20 @@ fn remap(from: &Path, to: &str) -> Result<String> {
 fn cargo_home() -> Option<PathBuf> {
     let default = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
     std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default)
+}
+
+/// Where the sources of Rust's own libraries are, and what rustc calls that folder where they are not.
+fn library_sources() -> Result<(PathBuf, String)> {
+    let rustc = |arguments: &[&str]| -> Result<String> {
+        let mut rustc = Command::new("rustc");
+        let output = rustc.args(arguments).current_dir(build::workspace()).output().context("run rustc")?;
+        ensure!(output.status.success(), "rustc {arguments:?} failed: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let sysroot = rustc(&["--print", "sysroot"])?;
+    let version = rustc(&["--version", "--verbose"])?;
+    let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).unwrap_or("unknown");
+    Ok((Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{commit}")))
 }
 
 /// Refuses a binary that asks for a dynamic linker: an image from scratch has none.

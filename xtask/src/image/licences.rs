@@ -21,8 +21,8 @@ const OURS: [(&str, &str); 3] = [
     ("deploy/licences/musl.txt", "musl.txt"),
 ];
 
-/// Adds all texts. Returns the crates that bring none along.
-pub(super) fn add(files: &mut Files) -> Result<Vec<String>> {
+/// Adds all texts.
+pub(super) fn add(files: &mut Files) -> Result<()> {
     for (path, name) in OURS {
         files.licence(name, read(&workspace().join(path))?);
     }
@@ -37,14 +37,20 @@ pub(super) fn add(files: &mut Files) -> Result<Vec<String>> {
     for crate_ in linked(&metadata) {
         let found = texts_in(&crate_.folder)?;
         if found.is_empty() {
-            without.push(crate_.title.clone());
+            let title = &crate_.title;
+            // Ours is the text of the same licence.
+            ensure!(
+                title.contains("Apache-2.0"),
+                "{title} brings no licence text; add one to deploy/licences"
+            );
+            without.push(title.clone());
         }
         for text in found {
             texts.entry(text).or_default().push(crate_.title.clone());
         }
     }
     files.licence("crates.txt", page(&texts, &without).into_bytes());
-    Ok(without)
+    Ok(())
 }
 
 /// A crate from elsewhere.
@@ -115,7 +121,10 @@ fn page(texts: &BTreeMap<String, Vec<String>>, without: &[String]) -> String {
     let mut parts = vec!["Crates that are part of this binary, and their licences.\n".to_owned()];
     parts.extend(groups.iter().map(|(crates, text)| format!("{}\n\n{text}\n", crates.join("\n"))));
     if !without.is_empty() {
-        parts.push(format!("Without a text of their own:\n{}\n", without.join("\n")));
+        parts.push(format!(
+            "Without a text of their own, and used under Apache-2.0, whose text is in LICENSE:\n\n{}\n",
+            without.join("\n")
+        ));
     }
     parts.join(&format!("\n{}\n", "=".repeat(80)))
 }
