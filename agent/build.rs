@@ -28,6 +28,7 @@ fn main() -> Result<()> {
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
+    let flags = flags.into_iter().chain(remapped(&workspace)?).collect::<Vec<_>>();
 
     let mut cargo = Command::new(variable("CARGO")?);
     cargo.args(["build", "--quiet", "--locked", "--package=postern-ebpf", "--bins", "--release"]);
@@ -53,6 +54,21 @@ fn main() -> Result<()> {
         std::fs::copy(&built, out.join(object)).with_context(|| format!("copying {}", built.display()))?;
     }
     Ok(())
+}
+
+/// The object names its sources for the verifier's log. Where they are on this machine must not show: the same sources are
+/// to make the same object.
+fn remapped(workspace: &Path) -> Result<Vec<String>> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let sysroot =
+        Command::new(rustc).args(["--print", "sysroot"]).output().context("asking rustc for its folder")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);
+    let workspace = workspace.canonicalize().with_context(|| format!("finding {}", workspace.display()))?;
+    let folders = [(Some(workspace), "/postern"), (cargo, "/cargo"), (Some(sysroot), "/rust")];
+    let folders = folders.into_iter().filter_map(|(folder, name)| Some((folder?, name)));
+    Ok(folders.map(|(folder, name)| format!("--remap-path-prefix={}={name}", folder.display())).collect())
 }
 
 /// `PATH`, led by the folder with the pinned bpf-linker.

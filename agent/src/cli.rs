@@ -7,6 +7,7 @@ mod load;
 mod matrix;
 mod status;
 mod timeout;
+mod uninstall;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ enum Command {
     Status(status::Status),
     Dump(dump::Dump),
     Load(load::Load),
+    Uninstall(uninstall::Uninstall),
 }
 
 /// How results are printed.
@@ -82,6 +84,7 @@ impl Cli {
             Command::Status(it) => it.run(),
             Command::Dump(it) => it.run(),
             Command::Load(it) => it.run(),
+            Command::Uninstall(it) => it.run(),
         }
     }
 }

@@ -14,7 +14,9 @@
 //! | [`addresses`] | the pods' own addresses in the maps |
 //! | [`expiry`] | removes half-open flows and fragments that have expired |
 //! | [`counters`] | reads what packets were counted under |
+//! | [`removal`] | takes everything off a node |
 //! | `program_log` | what the programs say, for development |
+//! | `qdiscs` | lists clsact qdiscs and filters |
 //! | `link` | detaches pinned links at once |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
@@ -30,6 +32,8 @@ mod link;
 pub mod maps;
 pub mod object;
 mod program_log;
+mod qdiscs;
+pub mod removal;
 pub mod tables;
 pub mod wanted;
 

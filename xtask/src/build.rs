@@ -65,8 +65,9 @@ pub(crate) fn binary(packages: &[&str], name: &str) -> Result<PathBuf> {
 
 /// What a build left.
 #[derive(Debug, Default)]
-struct Built {
-    binaries: BTreeMap<String, PathBuf>,
+pub(crate) struct Built {
+    /// Binaries by name.
+    pub(crate) binaries: BTreeMap<String, PathBuf>,
     objects: Option<PathBuf>,
 }
 
@@ -78,6 +79,12 @@ fn binaries(packages: &[&str], release: bool) -> Result<Built> {
     if release {
         command.arg("--release");
     }
+    run(&mut command)
+}
+
+/// Runs `cargo build` with these arguments.
+pub(crate) fn run(command: &mut Command) -> Result<Built> {
+    command.arg("--message-format=json-render-diagnostics");
     let output = command.stderr(Stdio::inherit()).output().context("run cargo build")?;
     ensure!(output.status.success(), "cargo build failed ({})", output.status);
     let mut built = Built::default();

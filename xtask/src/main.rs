@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod cluster;
 mod fuzz;
+mod image;
 mod setup;
 mod test;
 
@@ -53,6 +54,15 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Make a container image without a daemon: an archive that `ctr images import`, `podman load` and `docker load` read.
+    ///
+    /// One static binary and its licence texts. The same sources make the same digest.
+    ///
+    /// Examples:
+    ///   cargo xtask image
+    ///   cargo xtask image --tag registry.example/postern:0.1.0 -o postern.tar
+    #[command(verbatim_doc_comment)]
+    Image(image::Image),
     /// Build, load every eBPF program into the running kernel, print what the verifier says.
     ///
     /// Examples:
@@ -170,6 +180,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Build { release } => build::report(release),
+        Command::Image(image) => image::run(image),
         Command::Load { iface, detach } => {
             let mut arguments = vec![OsString::from("load")];
             arguments.extend(iface.into_iter().flat_map(|iface| ["--iface".into(), iface.into()]));

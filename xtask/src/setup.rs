@@ -7,6 +7,7 @@ mod linker;
 mod packages;
 mod progress;
 mod rust_src;
+mod static_target;
 
 use anyhow::{Result, bail};
 
@@ -24,6 +25,8 @@ trait Step {
     fn by_hand(&self) -> Vec<String>;
 }
 
+pub(crate) use self::static_target::target as static_target;
+
 /// Brings up everything that is missing. Quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     bring_up(&[&rust_src::RustSrc, &packages::Packages::Base, &linker::BpfLinker])
@@ -32,6 +35,11 @@ pub(crate) fn run() -> Result<()> {
 /// The same for what `cargo xtask cluster` needs more. Kubernetes itself is built by `postern-cluster`.
 pub(crate) fn cluster() -> Result<()> {
     bring_up(&[&packages::Packages::Cluster, &go::Go])
+}
+
+/// Brings up what the static binary of an image needs more than everything else does.
+pub(crate) fn run_for_image() -> Result<()> {
+    bring_up(&[&static_target::StaticTarget])
 }
 
 fn bring_up(steps: &[&dyn Step]) -> Result<()> {

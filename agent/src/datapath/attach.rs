@@ -16,9 +16,9 @@ use aya::sys::SyscallError;
 use super::link;
 
 /// clsact filters of this priority are ours.
-const PRIORITY: u16 = 0x7050;
+pub(super) const PRIORITY: u16 = 0x7050;
 /// clsact filters of this handle are ours.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -36,6 +36,8 @@ pub fn probe() -> Mode {
     // An older kernel does not know the attach type (kernel/bpf/syscall.c, bpf_prog_query).
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Mode::Tcx,
+        // It lists other programs there, and opening those by their ids takes CAP_SYS_ADMIN.
+        Err(error) if errno(&error) == Some(libc::EPERM) => Mode::Tcx,
         Err(_) => Mode::Clsact,
     }
 }

@@ -5,6 +5,7 @@
 //! controller must not wait for them to be read.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -77,7 +78,9 @@ impl Expiry {
 }
 
 fn another_handle<V: Pod>(map: &HashMap<MapData, Slot, V>) -> Result<HashMap<MapData, Slot, V>, MapError> {
-    Map::from_map_data(MapData::from_id(map.map().info()?.id())?)?.try_into()
+    // Of the descriptor: asking for the map by its id takes CAP_SYS_ADMIN.
+    let descriptor = map.map().fd().as_fd().try_clone_to_owned()?;
+    Map::from_map_data(MapData::from_fd(descriptor)?)?.try_into()
 }
 
 fn run(

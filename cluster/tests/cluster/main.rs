@@ -8,6 +8,8 @@ mod agent;
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod nodes;

@@ -1,0 +1,185 @@
+//! Takes everything off a node that agents of any version left: programs, qdiscs, pins.
+//!
+//! What is looked for is in the kernel, not in anybody's memory: links in the pin folder, and filters of our priority
+//! and handle on the interfaces of this network namespace. So this works after a crash, and after pins were lost.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use aya::programs::TcAttachType;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::attach::{self, AttachError, Mode, Spot};
+use super::link;
+use super::maps::Maps;
+use super::object::map_folder;
+use super::qdiscs::{QdiscError, Qdiscs};
+use super::wanted::Policy;
+
+/// Why something is left.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// A pin, or a folder of pins.
+    #[error("{}: {source}", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The folder is not on a BPF file system.
+    #[error("{} is not on a BPF file system, so it holds no pins; see --bpffs-dir", .0.display())]
+    NotBpffs(PathBuf),
+    /// The folder holds what no agent pins.
+    #[error(
+        "{} was not made by Postern, so its folder was left; if nobody needs it, remove it, and run this again",
+        .0.display()
+    )]
+    Foreign(PathBuf),
+    /// A clsact filter.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Qdiscs.
+    #[error(transparent)]
+    Qdiscs(#[from] QdiscError),
+    /// A filter is still there.
+    #[error(
+        "interface {interface} still has Postern's filter; take it off with: tc filter del dev {interface} {hook} pref {}",
+        attach::PRIORITY
+    )]
+    Left {
+        /// The interface.
+        interface: String,
+        /// `ingress` or `egress`.
+        hook: &'static str,
+    },
+}
+
+/// What was taken off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Pinned TCX links.
+    pub links: usize,
+    /// clsact filters.
+    pub filters: usize,
+    /// Pods' veths that lost an empty clsact qdisc.
+    pub qdiscs: usize,
+    /// Pinned maps.
+    pub maps: usize,
+}
+
+/// Takes everything off the interfaces of this network namespace, and out of a pin folder. What is not there is removed
+/// already; run it again after an error.
+///
+/// No agent may be running: it would put everything back.
+///
+/// # Errors
+///
+/// See [`RemovalError`]: something is left.
+pub async fn remove(pins: &Path) -> Result<Removed, RemovalError> {
+    let mut removed = Removed::default();
+    let is_there = pins.try_exists().map_err(pin_error(pins))?;
+    if is_there {
+        let stat = statfs(pins).map_err(|errno| pin_error(pins)(errno.into()))?;
+        if stat.filesystem_type() != BPF_FS_MAGIC {
+            return Err(RemovalError::NotBpffs(pins.to_owned()));
+        }
+        open_endpoints(pins);
+        removed.links = remove_links(&pins.join("links"))?;
+    }
+    (removed.filters, removed.qdiscs) = remove_filters().await?;
+    if is_there {
+        removed.maps = remove_maps(pins)?;
+    }
+    Ok(removed)
+}
+
+/// Has the programs pass everything, so that none drops what is allowed while the other one of its veth is gone already.
+/// Maps of other versions are not understood; there, that moment stays.
+fn open_endpoints(pins: &Path) {
+    let Ok(mut maps) = Maps::open(&map_folder(pins)) else { return };
+    let endpoints: Vec<_> = maps.endpoints.iter().filter_map(Result::ok).collect();
+    for (ifindex, endpoint) in endpoints {
+        // Where it fails, the same moment stays.
+        let _ = maps.endpoints.insert(ifindex, Policy::open().endpoint(endpoint.epoch), 0);
+    }
+}
+
+/// TCX: each pin is a link, and the pin's removal alone would detach it late.
+fn remove_links(folder: &Path) -> Result<usize, RemovalError> {
+    let mut links = 0;
+    for pin in entries(folder)? {
+        match link::detach(&pin) {
+            // The veth went first, and took the link off with it.
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(pin_error(&pin)(error)),
+            _ => {}
+        }
+        std::fs::remove_file(&pin).map_err(pin_error(&pin))?;
+        links += 1;
+    }
+    remove_folder(folder)?;
+    Ok(links)
+}
+
+/// clsact: filters are told by their priority and handle, then looked for once more.
+async fn remove_filters() -> Result<(usize, usize), RemovalError> {
+    let qdiscs = Qdiscs::open()?;
+    let mut filters = 0;
+    for clsact in qdiscs.clsact().await? {
+        for (hook, name) in [(TcAttachType::Ingress, "ingress"), (TcAttachType::Egress, "egress")] {
+            if qdiscs.filters(clsact.ifindex, hook).await?.ours == 0 {
+                continue;
+            }
+            let spot = Spot { ifindex: clsact.ifindex, interface: &clsact.interface, hook };
+            // Links are not pinned with clsact.
+            attach::detach(Mode::Clsact, Path::new(""), spot)?;
+            if qdiscs.filters(clsact.ifindex, hook).await?.ours > 0 {
+                return Err(RemovalError::Left { interface: clsact.interface, hook: name });
+            }
+            filters += 1;
+        }
+    }
+    Ok((filters, qdiscs.remove_empty().await?))
+}
+
+/// Maps of all versions, and the folder itself.
+fn remove_maps(pins: &Path) -> Result<usize, RemovalError> {
+    let mut maps = 0;
+    for folder in entries(pins)? {
+        if !is_version(&folder) {
+            return Err(RemovalError::Foreign(folder));
+        }
+        for pin in entries(&folder)? {
+            std::fs::remove_file(&pin).map_err(pin_error(&pin))?;
+            maps += 1;
+        }
+        remove_folder(&folder)?;
+    }
+    remove_folder(pins)?;
+    Ok(maps)
+}
+
+/// Whether a folder is called as [`map_folder`] calls it, in any version.
+fn is_version(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix('v')).is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, RemovalError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(pin_error(folder))?,
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(pin_error(folder))).collect()
+}
+
+fn remove_folder(folder: &Path) -> Result<(), RemovalError> {
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(pin_error(folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn pin_error(path: &Path) -> impl FnOnce(std::io::Error) -> RemovalError {
+    move |source| RemovalError::Pin { path: path.to_owned(), source }
+}
