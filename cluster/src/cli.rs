@@ -1,5 +1,6 @@
 //! Command line.
 
+mod bench;
 mod build;
 mod into;
 mod keep;
@@ -39,6 +40,7 @@ enum Command {
     Exec(into::Exec),
     Load(into::Load),
     Build(build::Arguments),
+    Bench(bench::Arguments),
     /// Holds the cluster that `up` brought up.
     #[command(hide = true)]
     Supervise(keep::Up),
@@ -62,6 +64,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Exec(arguments) => into::exec(&arguments),
         Command::Load(arguments) => into::load(&arguments),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Supervise(arguments) => keep::supervise(&arguments),
         Command::Node { spec } => postern_cluster::init::run(&spec).map_err(Into::into),
     };

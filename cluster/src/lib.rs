@@ -8,6 +8,7 @@
 //! finds that its process is gone ([`run`]).
 
 pub mod api;
+pub mod bench;
 pub mod cluster;
 pub mod control_plane;
 pub mod fabric;
@@ -25,3 +26,4 @@ pub mod programs;
 pub mod relay;
 pub mod run;
 pub mod service;
+pub mod world;

@@ -3,13 +3,17 @@
 //! The lab's manifests hold what controllers and kubelets would write (`status.podIPs`); the mirror writes it for them.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use postern_lab::working_copy::Files;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
+
+use crate::api;
 
 /// The mirror failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,9 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// No client.
+    #[error(transparent)]
+    Client(#[from] api::Error),
     /// The API server refuses.
     #[error("{object}: {source}")]
     Api {
@@ -45,12 +52,17 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("Pod", "", "v1"),
 ];
 
+/// Requests under way at once.
+const AT_ONCE: usize = 32;
+
 /// Namespaces that cannot be deleted: they lose what the manifests gave them.
 const EVERLASTING: [&str; 2] = ["default", "kube-system"];
 
 /// What was written last.
 pub struct Mirror {
-    client: Client,
+    kubeconfig: PathBuf,
+    /// Made by the first write, in the runtime that drives it.
+    client: Option<Client>,
     objects: BTreeMap<Name, Value>,
 }
 
@@ -61,10 +73,10 @@ impl std::fmt::Debug for Mirror {
 }
 
 impl Mirror {
-    /// A mirror that has written nothing.
+    /// A mirror that has written nothing, as the user of a kubeconfig.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, objects: BTreeMap::new() }
+    pub fn new(kubeconfig: &Path) -> Self {
+        Self { kubeconfig: kubeconfig.to_owned(), client: None, objects: BTreeMap::new() }
     }
 
     /// Everything has to be written again: the API server has lost it.
@@ -78,41 +90,87 @@ impl Mirror {
     /// # Errors
     /// They cannot be read, or the API server refuses one.
     pub async fn apply(&mut self, files: &Files) -> Result<BTreeMap<String, u64>, Error> {
+        self.apply_and_tell(files, &|_, _| {}).await
+    }
+
+    /// The same; `progress` is told how many of how many objects are written.
+    ///
+    /// # Errors
+    /// They cannot be read, or the API server refuses one.
+    pub async fn apply_and_tell(
+        &mut self,
+        files: &Files,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<BTreeMap<String, u64>, Error> {
         let wanted = objects(files)?;
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(api::client(&self.kubeconfig).await?).clone(),
+        };
         let mut versions = BTreeMap::new();
-        let gone: Vec<Name> =
-            self.objects.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        // Pods before their namespaces: in the reverse order of their making.
-        for name in sorted(gone).into_iter().rev() {
-            let version = self.delete(&name).await.map_err(of(&name))?;
-            self.objects.remove(&name);
-            versions.insert(name.0, version);
-        }
-        for name in sorted(wanted.keys().cloned().collect()) {
-            let object = &wanted[&name];
-            let before = self.objects.get(&name).cloned();
-            if before.as_ref() == Some(object) {
-                continue;
+        // Pods go before their namespaces, and come after them; of one kind, many at once.
+        for (kind, ..) in KINDS.iter().rev() {
+            let gone = self.objects.keys().filter(|name| name.0 == *kind && !wanted.contains_key(*name));
+            let gone = gone.cloned().map(|name| {
+                let client = &client;
+                let mirror = &*self;
+                async move {
+                    let version = mirror.delete(client, &name).await.map_err(of(&name))?;
+                    Ok::<_, Error>((name, version))
+                }
+            });
+            let gone: Vec<_> = stream::iter(gone).buffer_unordered(AT_ONCE).try_collect().await?;
+            for (name, version) in gone {
+                self.objects.remove(&name);
+                note(&mut versions, name, version);
             }
-            let version = self.write(&name, before.as_ref(), object).await.map_err(of(&name))?;
-            self.objects.insert(name.clone(), object.clone());
-            versions.insert(name.0, version);
+        }
+        let mut done = 0;
+        for (kind, ..) in KINDS {
+            let new = {
+                let objects = &self.objects;
+                let changed =
+                    wanted.iter().filter(|(name, it)| name.0 == kind && objects.get(*name) != Some(*it));
+                let written = changed.map(|(name, object)| {
+                    let (client, mirror) = (&client, &*self);
+                    async move {
+                        let before = mirror.objects.get(name);
+                        let version = mirror.write(client, name, before, object).await.map_err(of(name))?;
+                        Ok::<_, Error>((name.clone(), version))
+                    }
+                });
+                let written = stream::iter(written).buffer_unordered(AT_ONCE).inspect_ok(|_| {
+                    done += 1;
+                    progress(done, wanted.len());
+                });
+                written.try_collect::<Vec<_>>().await?
+            };
+            for (name, version) in new {
+                self.objects.insert(name.clone(), wanted[&name].clone());
+                note(&mut versions, name, version);
+            }
         }
         Ok(versions)
     }
 
-    fn api(&self, (kind, namespace, _): &Name) -> Api<DynamicObject> {
+    fn api(client: &Client, (kind, namespace, _): &Name) -> Api<DynamicObject> {
         let (_, group, version) = KINDS.into_iter().find(|(known, ..)| known == kind).unwrap_or(KINDS[0]);
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         if namespace.is_empty() {
-            Api::all_with(self.client.clone(), &resource)
+            Api::all_with(client.clone(), &resource)
         } else {
-            Api::namespaced_with(self.client.clone(), namespace, &resource)
+            Api::namespaced_with(client.clone(), namespace, &resource)
         }
     }
 
-    async fn write(&self, name: &Name, before: Option<&Value>, object: &Value) -> Result<u64, kube::Error> {
-        let api = self.api(name);
+    async fn write(
+        &self,
+        client: &Client,
+        name: &Name,
+        before: Option<&Value>,
+        object: &Value,
+    ) -> Result<u64, kube::Error> {
+        let api = Self::api(client, name);
         let status = object.get("status").map(|status| {
             let mut status = status.clone();
             // Where the two differ, the API server goes by the single one (conversion of core/v1 PodStatus).
@@ -132,7 +190,7 @@ impl Mirror {
         let replaced =
             name.0 == "Pod" && before.is_some_and(|before| before.get("spec") != object.get("spec"));
         if replaced {
-            self.delete(name).await?;
+            self.delete(client, name).await?;
         }
         let written = match before.filter(|_| !replaced) {
             None => {
@@ -164,8 +222,8 @@ impl Mirror {
         Ok(version(&written))
     }
 
-    async fn delete(&self, name: &Name) -> Result<u64, kube::Error> {
-        let api = self.api(name);
+    async fn delete(&self, client: &Client, name: &Name) -> Result<u64, kube::Error> {
+        let api = Self::api(client, name);
         if name.0 == "Namespace"
             && EVERLASTING.contains(&name.2.as_str())
             && let Some(before) = self.objects.get(name)
@@ -182,7 +240,7 @@ impl Mirror {
                 .header(http::header::CONTENT_TYPE, "application/json")
                 .body(emptied.to_string().into_bytes())
                 .map_err(kube::Error::HttpError)?;
-            let finalized: DynamicObject = self.client.request(request).await?;
+            let finalized: DynamicObject = client.request(request).await?;
             return Ok(version(&finalized));
         }
         Ok(deleted.left().as_ref().map_or(0, version))
@@ -209,9 +267,10 @@ fn of(name: &Name) -> impl FnOnce(kube::Error) -> Error {
     move |source| Error::Api { object, source: Box::new(source) }
 }
 
-fn sorted(mut names: Vec<Name>) -> Vec<Name> {
-    names.sort_by_key(|name| KINDS.iter().position(|(kind, ..)| *kind == name.0));
-    names
+/// Remembers the last version of each kind.
+fn note(versions: &mut BTreeMap<String, u64>, (kind, ..): Name, version: u64) {
+    let last = versions.entry(kind).or_default();
+    *last = version.max(*last);
 }
 
 /// The objects of these files, with the namespaces that nobody describes.

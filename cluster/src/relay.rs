@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use postern_lab::netns::{self, Netns};
@@ -47,6 +49,7 @@ pub struct Relay {
     address: SocketAddr,
     kubeconfig: PathBuf,
     mode: watch::Sender<Mode>,
+    received: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -63,17 +66,19 @@ impl Relay {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mode, changes) = watch::channel(Mode::Pass);
+        let received = Arc::new(AtomicU64::new(0));
+        let counter = received.clone();
         let path = control.path();
         let thread = thread::spawn(move || {
             if let Err(error) = netns::enter(&path) {
                 eprintln!("postern-cluster: relay: {error}");
                 return;
             }
-            if let Err(error) = runtime.block_on(serve(listener, target, changes)) {
+            if let Err(error) = runtime.block_on(serve(listener, target, changes, counter)) {
                 eprintln!("postern-cluster: relay: {error}");
             }
         });
-        Ok(Self { address, kubeconfig: PathBuf::new(), mode, thread: Some(thread) })
+        Ok(Self { address, kubeconfig: PathBuf::new(), mode, received, thread: Some(thread) })
     }
 
     pub(crate) fn with_kubeconfig(mut self, path: PathBuf, text: &str) -> Result<Self, Error> {
@@ -100,6 +105,12 @@ impl Relay {
         format!("https://{}", self.address)
     }
 
+    /// How many bytes came from the API server so far, TLS included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Changes what happens to connections, those that are there too.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
@@ -116,7 +127,12 @@ impl Drop for Relay {
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn serve(
+    listener: TcpListener,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    received: Arc<AtomicU64>,
+) -> io::Result<()> {
     let listener = AsyncListener::from_std(listener)?;
     let ending = mode.clone();
     loop {
@@ -126,12 +142,17 @@ async fn serve(listener: TcpListener, target: SocketAddr, mut mode: watch::Recei
         };
         // One that was gone before it was accepted is no reason to end.
         let Ok((client, _)) = accepted else { continue };
-        tokio::spawn(relay(client, target, ending.clone()));
+        tokio::spawn(relay(client, target, ending.clone(), received.clone()));
     }
 }
 
 /// Moves bytes both ways until either side ends, or all is cut.
-async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) {
+async fn relay(
+    client: TcpStream,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    received: Arc<AtomicU64>,
+) {
     let mut cut = mode.clone();
     let work = async {
         // `wait_for` fails when the relay is gone: the same as being cut.
@@ -141,7 +162,11 @@ async fn relay(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<
         let Ok(server) = TcpStream::connect(target).await else { return };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::join!(pump(from_client, to_server, mode.clone()), pump(from_server, to_client, mode.clone()));
+        let sent = AtomicU64::new(0);
+        tokio::join!(
+            pump(from_client, to_server, mode.clone(), &sent),
+            pump(from_server, to_client, mode.clone(), &received)
+        );
     };
     tokio::select! {
         () = work => {}
@@ -153,10 +178,12 @@ async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut mode: watch::Receiver<Mode>,
+    moved: &AtomicU64,
 ) {
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = from.read(&mut chunk).await.unwrap_or(0);
+        moved.fetch_add(read as u64, Ordering::Relaxed);
         if mode.wait_for(|mode| *mode == Mode::Pass).await.is_err() {
             return;
         }

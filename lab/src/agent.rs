@@ -122,6 +122,12 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// The node's name.
     #[must_use]
     pub fn node(&self) -> &str {

@@ -45,6 +45,18 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// One agent in a cluster of 10,000 pods and 1,000 policies, with a real API server: time to ready, memory, traffic,
+    /// and from creating a policy to the first packet that shows it.
+    ///
+    /// Examples:
+    ///   cargo xtask bench scale
+    ///   cargo xtask bench scale --help
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Scale {
+        /// Arguments of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Runs a benchmark.
@@ -62,6 +74,7 @@ pub(crate) fn run(what: Bench) -> Result<()> {
             let arguments: Vec<OsString> = [OsString::from("bench")].into_iter().chain(arguments).collect();
             become_binary("postern-lab", &arguments)
         }
+        Bench::Scale { arguments } => crate::cluster::bench(&arguments),
     }
 }
 

@@ -63,6 +63,12 @@ pub(crate) fn binary(packages: &[&str], name: &str) -> Result<PathBuf> {
     built.binaries.remove(name).with_context(|| format!("cargo built no {name}"))
 }
 
+/// The same, optimised, as shipped.
+pub(crate) fn release_binary(packages: &[&str], name: &str) -> Result<PathBuf> {
+    let mut built = binaries(packages, true)?;
+    built.binaries.remove(name).with_context(|| format!("cargo built no {name}"))
+}
+
 /// What a build left.
 #[derive(Debug, Default)]
 pub(crate) struct Built {

@@ -15,6 +15,16 @@ pub(crate) fn become_it(arguments: &[OsString]) -> Result<()> {
     build::become_binary_of(&[PACKAGE], PACKAGE, arguments)
 }
 
+/// Measures an agent, as shipped, in a large cluster.
+pub(crate) fn bench(arguments: &[OsString]) -> Result<()> {
+    build()?;
+    let postern = build::release_binary(&["postern"], "postern")?;
+    let lab = build::binary(&["postern-lab"], "postern-lab")?;
+    let own = ["bench".into(), "--postern".into(), postern.into(), "--lab".into(), lab.into()];
+    let arguments: Vec<OsString> = own.into_iter().chain(arguments.iter().cloned()).collect();
+    become_it(&arguments)
+}
+
 /// Builds Kubernetes, where that was not done yet.
 pub(crate) fn build() -> Result<()> {
     setup::cluster()?;

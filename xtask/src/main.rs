@@ -154,6 +154,7 @@ enum Command {
     ///   cargo xtask bench engine     what an event costs the policy engine
     ///   cargo xtask bench packet     what a packet costs in the kernel
     ///   cargo xtask bench traffic    what policy costs packets and connections
+    ///   cargo xtask bench scale      what an agent costs in a large cluster
     #[command(verbatim_doc_comment)]
     Bench {
         /// What to measure.
