@@ -64,7 +64,7 @@ pub(crate) fn run(image: Image) -> Result<()> {
     println!("archive  {}", output.display());
     println!();
     println!(
-        "ctr -n k8s.io images import {}   # on each node; docs/install has the other ways",
+        "ctr --namespace k8s.io images import {}   # on each node; docs/install has the other ways",
         output.display()
     );
     Ok(())

@@ -8,10 +8,14 @@ mod agent;
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod daemonset;
+#[cfg(test)]
 mod deploy;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod nodes;
+#[cfg(test)]
+mod site;
 #[cfg(test)]
 mod support;
