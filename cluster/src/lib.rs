@@ -10,6 +10,7 @@
 pub mod api;
 pub mod cluster;
 pub mod control_plane;
+pub mod e2e;
 pub mod fabric;
 pub mod faulty;
 pub mod files;

@@ -10,6 +10,8 @@ mod control_plane;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod e2e;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod nodes;
