@@ -2,10 +2,12 @@
 
 mod bench;
 mod build;
+mod e2e;
 mod into;
 mod keep;
 mod status;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -41,6 +43,7 @@ enum Command {
     Load(into::Load),
     Build(build::Arguments),
     Bench(bench::Arguments),
+    E2e(e2e::Arguments),
     /// Holds the cluster that `up` brought up.
     #[command(hide = true)]
     Supervise(keep::Up),
@@ -51,6 +54,11 @@ enum Command {
         #[arg(long)]
         spec: PathBuf,
     },
+}
+
+/// Colours: on a terminal, unless `NO_COLOR` is set.
+fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()
 }
 
 /// Parses and runs.
@@ -65,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Load(arguments) => into::load(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::E2e(arguments) => return e2e::run(arguments),
         Command::Supervise(arguments) => keep::supervise(&arguments),
         Command::Node { spec } => postern_cluster::init::run(&spec).map_err(Into::into),
     };

@@ -11,6 +11,7 @@ pub mod api;
 pub mod bench;
 pub mod cluster;
 pub mod control_plane;
+pub mod e2e;
 pub mod fabric;
 pub mod faulty;
 pub mod files;

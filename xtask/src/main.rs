@@ -102,6 +102,17 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Try policies on a real cluster, with real probes: the one that is up, or another's kubeconfig.
+    ///
+    /// Examples:
+    ///   cargo xtask e2e
+    ///   cargo xtask e2e --kubeconfig ~/.kube/config
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    E2e {
+        /// Arguments of `postern-cluster e2e`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// The policy story: two nodes, real agents, real TCP and UDP connections, from all open to just what is needed.
     ///
     /// Examples:
@@ -194,6 +205,10 @@ fn run(command: Command) -> Result<()> {
             build::become_binary("postern-lab", &arguments)
         }
         Command::Cluster { arguments } => cluster::become_it(&arguments),
+        Command::E2e { arguments } => {
+            let arguments: Vec<OsString> = [OsString::from("e2e")].into_iter().chain(arguments).collect();
+            cluster::become_it(&arguments)
+        }
         Command::Test { cluster: true, filter, .. } => {
             cluster::build()?;
             test::cluster(filter.as_deref())

@@ -12,6 +12,8 @@ mod daemonset;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod e2e;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod nodes;

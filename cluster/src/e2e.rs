@@ -1,0 +1,148 @@
+//! End to end, on a cluster with whatever enforces its policies: pods of several namespaces on two nodes, one policy after
+//! the other, and probes with real tools through `kubectl exec`'s API.
+//!
+//! Expected is what the naive evaluator of `postern_policy` says of the objects that the API server has, so it knows the
+//! real addresses, labels and defaults. Observed is what curl, nc, iperf3 and nslookup see.
+
+mod cast;
+mod expect;
+mod objects;
+mod probe;
+mod story;
+
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use postern_lab::matrix::{self, Difference, Matrix};
+use serde::Serialize;
+
+/// Between two looks at a cluster that is not as expected yet.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// It could not be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refuses.
+    #[error("{what}: {error}")]
+    Api {
+        /// What was asked.
+        what: String,
+        /// What it said.
+        #[source]
+        error: kube::Error,
+    },
+    /// A manifest of the story.
+    #[error("manifest: {0}")]
+    Manifest(#[from] serde_yaml_ng::Error),
+    /// An object is none.
+    #[error("object: {0}")]
+    Object(#[from] serde_json::Error),
+    /// No node to use.
+    #[error("no node is ready and takes pods")]
+    NoNode,
+    /// Pods do not start.
+    #[error("not ready after {seconds} s: {pods}. Can the nodes get the image {image}?")]
+    NotReady {
+        /// How long that took.
+        seconds: u64,
+        /// Which, and what they wait for.
+        pods: String,
+        /// Their image.
+        image: String,
+    },
+    /// Namespaces of an earlier run stay.
+    #[error("namespaces of an earlier run are still being deleted: {0}")]
+    Terminating(String),
+    /// A pod does not answer.
+    #[error("run a command in {pod}: {reason}")]
+    Exec {
+        /// Its name.
+        pod: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Expectations cannot be computed.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// What to try with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The image of all pods: one with the tools of `nicolaka/netshoot`.
+    pub image: String,
+    /// How long after a change the cluster may take to be as expected.
+    pub patience: Duration,
+    /// Only so many steps.
+    pub steps: usize,
+}
+
+/// What one step showed.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// From 1.
+    pub step: usize,
+    /// How many there are.
+    pub of: usize,
+    /// What was done.
+    pub title: &'static str,
+    /// From the change to the end of the last look.
+    pub seconds: f64,
+    /// What should pass.
+    #[serde(serialize_with = "as_cells")]
+    pub expected: Matrix,
+    /// What passed.
+    #[serde(serialize_with = "as_cells")]
+    pub observed: Matrix,
+    /// Where they differ.
+    #[serde(serialize_with = "as_text")]
+    pub differences: Vec<Difference>,
+}
+
+/// Deploys, plays all steps, says of each what it showed, and returns how many cells were not as expected. Whoever drops
+/// this half-way calls [`clean_up`].
+///
+/// # Errors
+/// The cluster cannot be used.
+pub async fn run(client: &Client, options: &Options, mut report: impl FnMut(Report)) -> Result<usize, Error> {
+    clean_up(client).await?;
+    let cast = cast::deploy(client, &options.image).await?;
+    let steps: Vec<_> = story::steps().into_iter().take(options.steps).collect();
+    let mut wrong = 0;
+    for (index, step) in steps.iter().enumerate() {
+        let started = Instant::now();
+        for action in &step.actions {
+            objects::carry_out(client, &cast, action).await?;
+        }
+        let (expected, observed, differences) = loop {
+            let expected = expect::matrix(client, &cast).await?;
+            let observed = probe::matrix(client, &cast).await?;
+            let differences = matrix::differences(&expected, &observed);
+            if differences.is_empty() || started.elapsed() > options.patience {
+                break (expected, observed, differences);
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        wrong += differences.len();
+        let (title, seconds) = (step.title, started.elapsed().as_secs_f64());
+        report(Report { step: index + 1, of: steps.len(), title, seconds, expected, observed, differences });
+    }
+    clean_up(client).await?;
+    Ok(wrong)
+}
+
+/// Deletes everything that [`run`] makes, and waits until it is gone.
+///
+/// # Errors
+/// The API server refuses.
+pub async fn clean_up(client: &Client) -> Result<(), Error> {
+    cast::clean_up(client).await
+}
+
+fn as_cells<S: serde::Serializer>(matrix: &Matrix, serializer: S) -> Result<S::Ok, S::Error> {
+    matrix::cells(matrix).serialize(serializer)
+}
+
+fn as_text<S: serde::Serializer>(differences: &[Difference], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(differences.iter().map(ToString::to_string))
+}
