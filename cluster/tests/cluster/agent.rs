@@ -1,6 +1,8 @@
 //! The agent, fed by a real API server: what it enforces between a lab's real pods.
 
+mod credentials;
 mod faults;
+mod http;
 mod objects;
 mod scenarios;
 mod world;

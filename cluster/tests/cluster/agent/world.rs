@@ -27,6 +27,10 @@ fn binary(name: &str) -> PathBuf {
     binary
 }
 
+fn binaries() -> Binaries {
+    Binaries { postern: binary("postern"), lab: binary("postern-lab") }
+}
+
 /// What the engine says about files.
 pub(crate) fn engine(files: &Files) -> Matrix {
     let snapshot = snapshot(files).unwrap();
@@ -52,8 +56,16 @@ impl DerefMut for World<'_> {
 
 impl<'a> World<'a> {
     pub(crate) async fn up(api: &'a mut Api, states: &[&Files], via: Via) -> Self {
-        let binaries = Binaries { postern: binary("postern"), lab: binary("postern-lab") };
-        Self(world::World::up(api, binaries, states, via).await.unwrap())
+        Self(world::World::up(api, binaries(), states, via).await.unwrap())
+    }
+
+    pub(crate) async fn without_agents(api: &'a mut Api, states: &[&Files]) -> Self {
+        Self(world::World::without_agents(api, binaries(), states).await.unwrap())
+    }
+
+    /// Opens a way from a node to the API server.
+    pub(crate) fn way(&mut self, node: &str) {
+        self.0.way(node, Via::Relay).unwrap();
     }
 
     /// Writes these objects to the API server.
