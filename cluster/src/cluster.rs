@@ -231,6 +231,14 @@ async fn missing(kubeconfig: &Path, nodes: usize) -> Result<Option<String>, api:
     if ready < nodes {
         return Ok(Some(format!("{ready} of {nodes} nodes are ready")));
     }
+    // One that was not ready a moment ago still keeps pods away.
+    let tainted = |node: &&v1::Node| {
+        node.spec.as_ref().and_then(|spec| spec.taints.as_ref()).is_some_and(|taints| !taints.is_empty())
+    };
+    let repelling = all.iter().filter(tainted).count();
+    if repelling > 0 {
+        return Ok(Some(format!("{repelling} nodes are ready and take no pods yet")));
+    }
     // Pods are refused until it is there.
     let account = Api::<ServiceAccount>::namespaced(client, "default").get_opt("default").await?;
     Ok(account.is_none().then(|| "the service account default/default is not there".to_owned()))

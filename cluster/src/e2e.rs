@@ -13,11 +13,13 @@ mod story;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use postern_lab::matrix::{self, Difference, Matrix};
+use postern_lab::matrix::{self, Difference, Key, Matrix};
 use serde::Serialize;
 
 /// Between two looks at a cluster that is not as expected yet.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often what differs is asked again, however long that takes.
+const AT_LEAST: u32 = 2;
 
 /// It could not be tried.
 #[derive(Debug, thiserror::Error)]
@@ -114,21 +116,41 @@ pub async fn run(client: &Client, options: &Options, mut report: impl FnMut(Repo
         for action in &step.actions {
             objects::carry_out(client, &cast, action).await?;
         }
-        let (expected, observed, differences) = loop {
-            let expected = expect::matrix(client, &cast).await?;
-            let observed = probe::matrix(client, &cast).await?;
-            let differences = matrix::differences(&expected, &observed);
-            if differences.is_empty() || started.elapsed() > options.patience {
-                break (expected, observed, differences);
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
+        let (expected, observed, differences) = look(client, &cast, started + options.patience).await?;
         wrong += differences.len();
         let (title, seconds) = (step.title, started.elapsed().as_secs_f64());
         report(Report { step: index + 1, of: steps.len(), title, seconds, expected, observed, differences });
     }
     clean_up(client).await?;
     Ok(wrong)
+}
+
+/// Looks until all is as expected, or `deadline`. What differs is asked again by itself: a busy machine loses answers. What
+/// became as expected only then is looked at once more as a whole, for what has changed beside it.
+async fn look(
+    client: &Client,
+    cast: &cast::Cast,
+    deadline: Instant,
+) -> Result<(Matrix, Matrix, Vec<Difference>), Error> {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let expected = expect::matrix(client, cast).await?;
+        let mut observed = probe::matrix(client, cast, |_| true).await?;
+        let mut differences = matrix::differences(&expected, &observed);
+        let clean = differences.is_empty();
+        let mut asked = 0;
+        while !differences.is_empty() && (asked < AT_LEAST || Instant::now() < deadline) {
+            asked += 1;
+            tokio::time::sleep(PAUSE).await;
+            let differs = |key: &Key| differences.iter().any(|difference| difference.key == *key);
+            observed.extend(probe::matrix(client, cast, differs).await?);
+            differences = matrix::differences(&expected, &observed);
+        }
+        if clean || looks > 1 || !differences.is_empty() {
+            return Ok((expected, observed, differences));
+        }
+    }
 }
 
 /// Deletes everything that [`run`] makes, and waits until it is gone.

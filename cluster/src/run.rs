@@ -40,7 +40,12 @@ impl Run {
         sweep();
         let name = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
         let run = Self { name };
-        files::create_folder(&run.state())?;
+        // Another run that ends at this moment removes the folder above.
+        while let Err(error) = files::create_folder(&run.state()) {
+            if error.error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+        }
         let owner = serde_json::to_vec(&Identity::own()).unwrap_or_default();
         files::write(&run.state().join("owner.json"), owner)?;
         files::create_folder(&run.data())?;

@@ -148,7 +148,10 @@ async fn nodes(client: &Client) -> Result<Vec<String>, Error> {
         Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(failed("list nodes"))?;
     let takes_pods = |node: &&Node| {
         let spec = node.spec.clone().unwrap_or_default();
-        let repels = spec.taints.unwrap_or_default().iter().any(|taint| taint.effect != "PreferNoSchedule");
+        // Kubernetes' own follow what the node says of itself, which is looked at here.
+        let is_ours = |key: &str| !key.starts_with("node.kubernetes.io/");
+        let mut taints = spec.taints.into_iter().flatten();
+        let repels = taints.any(|taint| taint.effect != "PreferNoSchedule" && is_ours(&taint.key));
         is_ready(node) && !repels && spec.unschedulable != Some(true)
     };
     let names: Vec<String> =

@@ -1,4 +1,5 @@
-//! What passes: every pod asks every other on every port, all at once, with one command.
+//! What passes: every pod asks every other on every port, with one command. Questions start one shortly after the other,
+//! so that a small machine is not too busy to answer; those that get no answer wait side by side.
 
 use std::fmt::Write as _;
 
@@ -84,20 +85,32 @@ pub(super) fn questions(cast: &Cast) -> impl Iterator<Item = Question<'_>> {
     })
 }
 
-/// Asks all of them.
-pub(super) async fn matrix(client: &Client, cast: &Cast) -> Result<Matrix, Error> {
-    let answers = try_join_all(cast.pods.iter().map(|pod| ask(client, cast, pod))).await?;
+/// Asks those that are wanted.
+pub(super) async fn matrix(
+    client: &Client,
+    cast: &Cast,
+    wanted: impl Fn(&Key) -> bool,
+) -> Result<Matrix, Error> {
+    let answers = try_join_all(cast.pods.iter().map(|pod| ask(client, cast, pod, &wanted))).await?;
     Ok(answers.into_iter().flatten().collect())
 }
 
-/// Asks all that one pod has to ask.
-async fn ask(client: &Client, cast: &Cast, pod: &Member) -> Result<Matrix, Error> {
-    let questions: Vec<Question<'_>> =
-        questions(cast).filter(|question| std::ptr::eq(question.from, pod)).collect();
+/// Asks what one pod has to ask.
+async fn ask(
+    client: &Client,
+    cast: &Cast,
+    pod: &Member,
+    wanted: &impl Fn(&Key) -> bool,
+) -> Result<Matrix, Error> {
+    let of_pod = questions(cast).filter(|question| std::ptr::eq(question.from, pod));
+    let questions: Vec<Question<'_>> = of_pod.filter(|question| wanted(&question.key())).collect();
+    if questions.is_empty() {
+        return Ok(Matrix::new());
+    }
     let mut script = String::new();
     for (number, question) in questions.iter().enumerate() {
         // Writing to a string does not fail.
-        let _ = writeln!(script, "( ( {} ) && echo {number} ) &", question.command());
+        let _ = writeln!(script, "( ( {} ) && echo {number} ) & sleep 0.04", question.command());
     }
     script.push_str("wait; echo done");
     let said = execute(client, pod, &script).await?;

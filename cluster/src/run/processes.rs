@@ -17,11 +17,11 @@ const POLL: Duration = Duration::from_millis(20);
 /// Kills every process in these network namespaces, and waits until they are gone. What else a node runs, in its pods'
 /// namespaces, is in the process namespace of one of them, and dies with that one.
 pub(super) fn kill_within(namespaces: &[String]) {
-    let inodes: Vec<u64> =
-        namespaces.iter().filter_map(|name| inode(&Path::new("/run/netns").join(name))).collect();
+    let identities: Vec<(u64, u64)> =
+        namespaces.iter().filter_map(|name| identity(&Path::new("/run/netns").join(name))).collect();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let found = within(&inodes);
+        let found = within(&identities);
         if found.is_empty() || Instant::now() > deadline {
             for pid in found {
                 eprintln!("postern-cluster: process {pid} does not end");
@@ -36,18 +36,19 @@ pub(super) fn kill_within(namespaces: &[String]) {
     }
 }
 
-fn within(inodes: &[u64]) -> Vec<Pid> {
+fn within(identities: &[(u64, u64)]) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let own = Pid::this().as_raw();
     let is_inside = |pid: &i32| {
         *pid != own
-            && inode(Path::new(&format!("/proc/{pid}/ns/net"))).is_some_and(|inode| inodes.contains(&inode))
+            && identity(Path::new(&format!("/proc/{pid}/ns/net")))
+                .is_some_and(|one| identities.contains(&one))
     };
     pids.filter(is_inside).map(Pid::from_raw).collect()
 }
 
-/// All namespaces of a kind live in one file system: their inodes tell them apart.
-fn inode(path: &Path) -> Option<u64> {
-    fs::metadata(path).ok().map(|metadata| metadata.ino())
+/// File system and inode: a file that is no namespace, or not any more, is never taken for one.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
