@@ -77,6 +77,8 @@ pub struct Options {
     pub patience: Duration,
     /// Only so many steps.
     pub steps: usize,
+    /// Ask through Services too.
+    pub services: bool,
 }
 
 /// What one step showed.
@@ -108,7 +110,8 @@ pub struct Report {
 /// The cluster cannot be used.
 pub async fn run(client: &Client, options: &Options, mut report: impl FnMut(Report)) -> Result<usize, Error> {
     clean_up(client).await?;
-    let cast = cast::deploy(client, &options.image).await?;
+    let mut cast = cast::deploy(client, &options.image).await?;
+    cast.services = options.services;
     let steps: Vec<_> = story::steps().into_iter().take(options.steps).collect();
     let mut wrong = 0;
     for (index, step) in steps.iter().enumerate() {

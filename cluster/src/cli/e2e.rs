@@ -46,6 +46,10 @@ pub(super) struct Arguments {
     /// Only the first so many steps.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     steps: usize,
+    /// Ask through Services too. Postern itself does not tell a Service from any other address yet: what an isolated pod
+    /// sends to one is denied.
+    #[arg(long)]
+    services: bool,
     /// How to print; JSON is one object a step.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -71,8 +75,8 @@ fn try_it(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (kept.kubeconfig, image::TOOLS)
     };
     let image = arguments.image.unwrap_or_else(|| default_image.to_owned());
-    let options =
-        Options { image, patience: Duration::from_secs(arguments.patience), steps: arguments.steps };
+    let patience = Duration::from_secs(arguments.patience);
+    let options = Options { image, patience, steps: arguments.steps, services: arguments.services };
     let output = arguments.output;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

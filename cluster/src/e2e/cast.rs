@@ -66,6 +66,8 @@ exec iperf3 --server
 /// Everyone, with addresses.
 pub(super) struct Cast {
     pub(super) pods: Vec<Member>,
+    /// Whether their Services are asked too.
+    pub(super) services: bool,
 }
 
 /// A pod.
@@ -189,7 +191,7 @@ async fn look(client: &Client) -> Result<(Cast, Vec<String>), Error> {
             }
         }
     }
-    Ok((Cast { pods: members }, waiting))
+    Ok((Cast { pods: members, services: false }, waiting))
 }
 
 fn pod(name: &str, node: &str, image: &str) -> serde_json::Value {

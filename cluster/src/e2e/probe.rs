@@ -73,8 +73,8 @@ pub(super) fn questions(cast: &Cast) -> impl Iterator<Item = Question<'_>> {
     let pairs = cast.pods.iter().flat_map(|from| cast.pods.iter().map(move |to| (from, to)));
     pairs.filter(|(from, to)| !std::ptr::eq(*from, *to)).flat_map(|(from, to)| {
         let direct = PORTS.map(|(port, protocol, tool)| (port, protocol, tool, false));
-        let through_service = (80, Protocol::Tcp, Tool::Curl, true);
-        direct.into_iter().chain([through_service]).map(move |(port, protocol, tool, service)| Question {
+        let through_service = cast.services.then_some((80, Protocol::Tcp, Tool::Curl, true));
+        direct.into_iter().chain(through_service).map(move |(port, protocol, tool, service)| Question {
             from,
             to,
             port,

@@ -1,4 +1,5 @@
-//! `cargo xtask e2e` on a cluster that enforces nothing: it has to say so, and leave nothing there.
+//! `cargo xtask e2e` on a cluster that enforces nothing: it has to say so, and leave nothing there. And on one where
+//! Postern enforces: everything has to be as expected.
 
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
@@ -11,6 +12,7 @@ use postern_cluster::cluster::{Cluster, Options};
 use postern_cluster::image::TOOLS;
 use serde_json::Value;
 
+use crate::site::Site;
 use crate::support::kubectl_ok;
 
 #[test]
@@ -45,10 +47,41 @@ fn without_an_enforcer_every_cell_that_policy_denies_differs_and_nothing_stays()
     assert_eq!(namespaces(), "");
 }
 
+#[test]
+fn with_postern_every_cell_of_every_step_is_as_expected() {
+    let site = Site::up();
+    site.kustomize("apply", "base");
+    site.rolled_out("postern");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postern-cluster"));
+    command
+        .arg("e2e")
+        .arg("--kubeconfig")
+        .arg(site.kubeconfig())
+        .args(["--image", TOOLS, "--output", "json"]);
+    // A machine that is busy with tests loses answers; each cell that differs is asked again for so long.
+    let output = command.args(["--patience", "40"]).output().unwrap();
+    let reports = String::from_utf8_lossy(&output.stdout);
+    let reports: Vec<Value> = reports.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(reports.len() >= 12, "{output:?}");
+    for report in &reports {
+        let differences = report["differences"].as_array().unwrap();
+        assert!(
+            differences.is_empty(),
+            "{}: {differences:#?}\n{}",
+            report["title"],
+            site.described("postern")
+        );
+    }
+    let denied =
+        |report: &Value| report["expected"].as_array().unwrap().iter().any(|cell| cell["allowed"] == false);
+    assert!(reports.iter().filter(|report| denied(report)).count() >= 12, "most steps deny something");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
 fn start(binary: &str, kubeconfig: &Path, steps: &str) -> Child {
     let mut command = Command::new(binary);
     command.arg("e2e").arg("--kubeconfig").arg(kubeconfig).args(["--image", TOOLS, "--steps", steps]);
-    command.args(["--patience", "8", "--output", "json"]);
+    command.args(["--patience", "8", "--output", "json", "--services"]);
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! Who the agent is to the API server, and what becomes of it when that ends.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use postern_cluster::relay::Mode;
 use serde_json::json;
@@ -67,12 +68,15 @@ fn the_shipped_role_is_enough_and_a_revoked_token_is_replaced_by_the_next() {
         world.apply(&before).await;
         world.check(&before, "with the role that is shipped").await;
 
-        // Watches that are open go on; the next request shows that nobody is asking any more.
+        // Watches that are open go on; the next request shows that nobody is asking any more, once the API server has
+        // forgotten that it knew the token (it remembers for ten seconds).
         kubectl_ok(
             world.api.relay.kubeconfig(),
             &["delete", "serviceaccount", "postern", "--namespace", NAMESPACE],
         );
+        tokio::time::sleep(Duration::from_secs(12)).await;
         world.relays[0].set(Mode::Cut);
+        world.status(|status| !up(status)).await;
         world.relays[0].set(Mode::Pass);
         let status = world.status(|status| failures(status, "unauthorized") > 6).await;
         assert!(status.ready && !up(&status), "{status:#?}");
