@@ -16,3 +16,4 @@ pub mod kube;
 pub mod links;
 pub mod manifests;
 pub mod metrics;
+pub mod privileges;

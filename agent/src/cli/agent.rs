@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +14,7 @@ use super::timeout::{self, Timeout};
 use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Settings};
+use crate::privileges;
 
 /// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
 ///
@@ -51,7 +52,7 @@ pub(super) struct Agent {
     manifests: Option<PathBuf>,
 
     /// The node whose pods to look after, as in spec.nodeName
-    #[arg(long, value_name = "NAME", env = "POSTERN_NODE", required_unless_present = "config")]
+    #[arg(long, value_name = "NAME", env = "POSTERN_NODE")]
     node: Option<String>,
 
     /// Folder for pinned maps and links, on a BPF file system; one agent each
@@ -173,7 +174,11 @@ impl Agent {
             },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("starting the async runtime")?.block_on(controller::run(options))?;
-        Ok(ExitCode::SUCCESS)
+        let ended = runtime.context("starting the async runtime")?.block_on(controller::run(options));
+        match (ended, privileges::hint()) {
+            (Ok(()), _) => Ok(ExitCode::SUCCESS),
+            (Err(error), None) => Err(error.into()),
+            (Err(error), Some(hint)) => bail!("{error}; {hint}"),
+        }
     }
 }

@@ -145,7 +145,8 @@ mod tests {
             assert_eq!(read(text).unwrap_err(), message);
         }
         let error = read("attach: tc").unwrap_err();
-        assert!(error.starts_with("configuration file FILE: invalid value 'tc' for '--attach"), "{error}");
+        let expected = "configuration file FILE: invalid value 'tc' for '--attach <attach>' [possible values: auto, tcx]";
+        assert_eq!(error, expected);
         assert!(read("- a\n- b").unwrap_err().starts_with("configuration file FILE: invalid type: sequence"));
     }
 }

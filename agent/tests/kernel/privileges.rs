@@ -1,6 +1,7 @@
 //! The capabilities that the reduced deployment gives the agent (deploy/kustomize/reduced, docs/install/security.md): with
 //! these it enforces, and without any one of them it does not start.
 
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,13 +13,10 @@ use caps::{CapSet, Capability};
 use postern::control::{self, Request, Status};
 use postern::datapath::attach::{self, Mode};
 use postern::datapath::object::{self, GUARD, Settings};
+use postern::privileges::NEEDED;
 
 use crate::pod_netns::{PodNetns, enter_node};
 use crate::removal::Pins;
-
-/// What the manifests give.
-const GIVEN: [Capability; 4] =
-    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_NET_BROADCAST, Capability::CAP_PERFMON];
 
 /// How long an agent may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,7 +66,7 @@ impl Agent {
         let (pins, socket) = (Pins::new(name), folder.path().join("postern.sock"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
         command.args(["agent", "--node", "node-a", "--manifests"]).arg(folder.path());
-        command.arg("--bpffs-dir").arg(&pins.0).arg("--socket").arg(&socket);
+        command.arg("--bpffs-dir").arg(&pins.0).arg("--socket").arg(&socket).args(["--http-address", "off"]);
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         Self { child, socket, _pins: pins, _folder: folder }
     }
@@ -113,7 +111,7 @@ fn with(capabilities: &[Capability], test: impl FnOnce(&PodNetns) + Send) {
 
 #[test]
 fn the_agent_enforces_with_the_capabilities_it_is_given() {
-    with(&GIVEN, |pod| {
+    with(&NEEDED, |pod| {
         let mut agent = Agent::start("given");
         let status = agent.ready().expect("the agent ended");
         assert_eq!(status.endpoints.len(), 1, "{status:?}");
@@ -138,14 +136,17 @@ fn the_agent_enforces_with_the_capabilities_it_is_given() {
 
 #[test]
 fn it_needs_each_of_them() {
-    for missing in GIVEN {
-        let others: Vec<Capability> = GIVEN.into_iter().filter(|it| *it != missing).collect();
+    for missing in NEEDED {
+        let others: Vec<Capability> = NEEDED.into_iter().filter(|it| *it != missing).collect();
         with(&others, |_| {
             let mut agent = Agent::start(&missing.to_string());
             assert!(
                 agent.ready().is_none(),
                 "the agent does not need {missing}: take it out of the manifests"
             );
+            let mut said = String::new();
+            agent.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            assert!(said.contains(&format!("this process lacks {missing}: run it as root")), "{said}");
         });
     }
 }
