@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
 use serde_yaml_ng::{Mapping, Value};
 
@@ -38,12 +39,18 @@ pub(super) fn flags(path: &Path, command: &Command) -> Result<Vec<OsString>> {
         }
     }
     // A value that its flag does not take is the file's fault: say so here, before it stands beside those of others.
-    let checked =
-        command.clone().ignore_errors(false).no_binary_name(true).mut_args(|arg| arg.required(false));
+    // What is missing may stand elsewhere.
+    let checked = command.clone().no_binary_name(true).mut_args(|arg| arg.required(false));
     if let Err(error) = checked.try_get_matches_from(&flags) {
+        // The rest of the message is about how to type it.
         let text = error.to_string();
         let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        bail!("configuration file {shown}: {cause}");
+        match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(values)) if !values.is_empty() => {
+                bail!("configuration file {shown}: {cause}; it may be {}", values.join(", "))
+            }
+            _ => bail!("configuration file {shown}: {cause}"),
+        }
     }
     Ok(flags)
 }
@@ -145,7 +152,8 @@ mod tests {
             assert_eq!(read(text).unwrap_err(), message);
         }
         let error = read("attach: tc").unwrap_err();
-        let expected = "configuration file FILE: invalid value 'tc' for '--attach <attach>' [possible values: auto, tcx]";
+        let expected =
+            "configuration file FILE: invalid value 'tc' for '--attach <attach>'; it may be auto, tcx";
         assert_eq!(error, expected);
         assert!(read("- a\n- b").unwrap_err().starts_with("configuration file FILE: invalid type: sequence"));
     }
