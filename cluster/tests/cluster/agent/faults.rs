@@ -339,15 +339,3 @@ fn a_wrong_node_name_is_said_and_takes_nothing_off() {
         world.check(&before, "under its own again").await;
     });
 }
-
-#[test]
-fn an_api_server_that_begins_anew_is_believed() {
-    with_api(async |api| {
-        let (mut world, _, after) = isolated(api, Via::Relay).await;
-        // As after a restored backup that nobody bumped the revision of: versions are lower than those already seen.
-        world.api.control.start_over().unwrap();
-        world.api.mirror.forget();
-        world.write(&after).await;
-        world.becomes(&after, "of the new state").await;
-    });
-}
