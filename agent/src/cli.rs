@@ -67,8 +67,8 @@ impl Cli {
         let agent = command.find_subcommand("agent").context("the command line has no agent")?;
         let flags = config::flags(file, agent)?;
         // What is typed stands last, and wins.
-        let at = typed.iter().position(|it| it == "agent").map_or(typed.len(), |at| at + 1);
-        let (before, after) = typed.split_at(at);
+        // No flag comes before the subcommand.
+        let (before, after) = typed.split_at(typed.len().min(2));
         Ok(Self::parse_from(before.iter().chain(&flags).chain(after)))
     }
 

@@ -61,6 +61,14 @@ pub struct Status {
     pub errors: Vec<String>,
 }
 
+impl Status {
+    /// What it has not heard enough of yet to begin, one line each.
+    pub fn waiting(&self) -> impl Iterator<Item = String> {
+        let waiting = self.watches.iter().filter(|watch| !watch.synced);
+        waiting.map(|watch| format!("waiting for the first list of {}s", watch.kind))
+    }
+}
+
 /// A veth that carries programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

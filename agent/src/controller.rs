@@ -3,28 +3,28 @@
 //! One task owns the engine and the data path, so that nothing is ever locked and changes are carried out in the order
 //! in which they came.
 
+mod options;
 mod owners;
 mod wanted;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
+use postern_policy::model::Object;
 use postern_policy::{Engine, Scope};
 
+pub use self::options::{ControllerError, Options, Origin};
 use self::owners::Owners;
 pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
-use crate::datapath::attach::Mode;
-use crate::datapath::object::Settings;
 use crate::datapath::{Datapath, ExecuteError, SetupError};
 use crate::feed::{Change, Feed, Folder, News};
 use crate::http;
-use crate::kube::{self, ConnectError};
-use crate::links::{self, LinkError, Scanner, View};
+use crate::kube;
+use crate::links::{self, Scanner, View};
 use crate::metrics::Metrics;
 
 /// Everything is looked at again this often, in case an event was lost.
@@ -32,77 +32,6 @@ const RELOOK: Duration = Duration::from_secs(30);
 
 /// What failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What the agent is told.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where the picture of the cluster comes from.
-    pub origin: Origin,
-    /// The node whose pods to look after (`spec.nodeName`).
-    pub node: String,
-    /// Folder for pins, on a BPF file system.
-    pub pins: PathBuf,
-    /// The control socket.
-    pub socket: PathBuf,
-    /// Where probes and Prometheus are answered.
-    pub http: Option<SocketAddr>,
-    /// How programs are attached.
-    pub mode: Mode,
-    /// Whose senders are checked.
-    pub antispoof: Antispoof,
-    /// Settings of the programs.
-    pub settings: Settings,
-}
-
-/// Where the picture of the cluster comes from.
-#[derive(Clone, Debug)]
-pub enum Origin {
-    /// A folder of manifests.
-    Manifests(PathBuf),
-    /// The API server of a kubeconfig file, or the one that a pod finds in its environment.
-    Kube(Option<PathBuf>),
-}
-
-/// Why the agent cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
-    /// The data path.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// Links.
-    #[error(transparent)]
-    Links(#[from] LinkError),
-    /// The folder of manifests.
-    #[error("watching {}: {source}; --manifests must name a folder that exists", path.display())]
-    Watch {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: notify::Error,
-    },
-    /// The API server.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The address for probes and Prometheus.
-    #[error("listening for HTTP on {address}: {source}; --http-address names another, or off")]
-    Http {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The control socket.
-    #[error("control socket {}: {source}", path.display())]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Signals.
-    #[error("listening for signals: {0}")]
-    Signal(std::io::Error),
-}
 
 /// Runs the agent until it is told to stop (SIGTERM, SIGINT). What is enforced then stays so.
 ///
@@ -140,11 +69,15 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     loop {
         tokio::select! {
             news = feed.changed() => {
-                controller.take(news);
-                controller.settle();
-                // Policy does not wait for this; whoever asks whether all is enforced must.
-                controller.look().await;
-                controller.settle();
+                let effect = controller.take(news);
+                if effect != Effect::None {
+                    controller.settle();
+                }
+                if effect == Effect::OwnPods || !controller.pending.is_empty() {
+                    // Policy does not wait for this; whoever asks whether all is enforced must.
+                    controller.look().await;
+                    controller.settle();
+                }
                 controller.publish(&feed);
             }
             () = monitor.changed() => {
@@ -206,8 +139,19 @@ enum Picture {
     Complete,
 }
 
+/// What news come to. Most of what a cluster tells is about what policy does not look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    /// Nothing is other than it was.
+    None,
+    /// There may be something to write.
+    Policy,
+    /// Pods of this node differ: their veths may be new, too.
+    OwnPods,
+}
+
 struct Controller {
-    node: String,
+    node: Arc<str>,
     engine: Engine,
     datapath: Datapath,
     scanner: Scanner,
@@ -239,10 +183,11 @@ impl Controller {
         if options.settings.debug {
             datapath.follow_programs().map_err(SetupError::from)?;
         }
+        let node: Arc<str> = options.node.as_str().into();
         let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
         Ok(Self {
-            node: options.node.clone(),
-            engine: Engine::new(Scope::Node(options.node.as_str().into()), first_class),
+            engine: Engine::new(Scope::Node(node.clone()), first_class),
+            node,
             datapath,
             scanner: Scanner::open()?,
             view: View::default(),
@@ -275,19 +220,25 @@ impl Controller {
     }
 
     /// Takes in what is new.
-    fn take(&mut self, news: News) {
+    fn take(&mut self, news: News) -> Effect {
         let News { noticed, changes, invalid, complete } = news;
-        if self.picture != Picture::Complete {
-            self.picture = if complete { Picture::Complete } else { Picture::Partial };
-        }
+        let picture = match (self.picture, complete) {
+            (Picture::Complete, _) | (_, true) => Picture::Complete,
+            _ => Picture::Partial,
+        };
+        let mut effect = if picture == self.picture { Effect::None } else { Effect::Policy };
+        self.picture = picture;
         for change in changes {
             debug!(?change, "changed");
+            let own =
+                matches!(&change, Change::Apply(Object::Pod(pod)) if pod.node.as_ref() == Some(&self.node));
             let differs = match change {
                 Change::Apply(object) => self.engine.apply(object),
                 Change::Delete(reference) => self.engine.delete(&reference),
             };
             if differs {
                 self.noticed.get_or_insert(noticed);
+                effect = effect.max(if own { Effect::OwnPods } else { Effect::Policy });
             }
         }
         for message in invalid.iter().filter(|message| !self.invalid.contains(message)) {
@@ -300,6 +251,7 @@ impl Controller {
             warn!("not everything is known: what an earlier agent enforced stays as it is until it is");
         }
         self.invalid = invalid;
+        effect
     }
 
     /// Says that what was read is enforced.
@@ -391,7 +343,7 @@ impl Controller {
         let counted =
             self.datapath.counted().inspect_err(|error| warn!(%error, "reading the counters failed"));
         let status = Status {
-            node: self.node.clone(),
+            node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             attach: format!("{:?}", self.datapath.endpoints().mode()).to_lowercase(),
             digest: self.digest.clone(),

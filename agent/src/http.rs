@@ -78,10 +78,9 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
 }
 
 fn reasons(status: &Status) -> String {
-    let waiting = status.watches.iter().filter(|watch| !watch.synced);
-    let waiting = waiting.map(|watch| format!("waiting for the first list of {}s\n", watch.kind));
     let pending = status.pending.iter().map(|pod| format!("isolated pod without a veth: {pod}\n"));
-    waiting.chain(pending).chain(status.errors.iter().map(|error| format!("{error}\n"))).collect()
+    let errors = status.errors.iter().map(|error| format!("{error}\n"));
+    status.waiting().map(|line| line + "\n").chain(pending).chain(errors).collect()
 }
 
 async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {

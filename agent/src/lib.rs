@@ -4,6 +4,7 @@
 //! policy engine, whose plans [`datapath`] executes on the veths that [`links`] finds. [`controller`] is the loop that
 //! ties them together; [`control`] answers questions about it, [`http`] those of probes and of Prometheus.
 
+pub mod causes;
 pub mod cli;
 pub mod control;
 pub mod controller;

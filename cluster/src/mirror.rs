@@ -2,11 +2,11 @@
 //!
 //! The lab's manifests hold what controllers and kubelets would write (`status.podIPs`); the mirror writes it for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use postern_lab::working_copy::Files;
@@ -58,6 +58,15 @@ const AT_ONCE: usize = 32;
 /// Namespaces that cannot be deleted: they lose what the manifests gave them.
 const EVERLASTING: [&str; 2] = ["default", "kube-system"];
 
+/// By what a watch of one kind can be told to have heard of all that was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The version of the last write.
+    pub version: u64,
+    /// How many objects there are, where some were deleted.
+    pub objects: Option<usize>,
+}
+
 /// What was written last.
 pub struct Mirror {
     kubeconfig: PathBuf,
@@ -84,12 +93,11 @@ impl Mirror {
         self.objects.clear();
     }
 
-    /// Makes these the objects of the API server. Returns the resource version of the last write of each kind, by which
-    /// a watch can be told to have heard of it.
+    /// Makes these the objects of the API server. Returns a mark for each kind that was written.
     ///
     /// # Errors
     /// They cannot be read, or the API server refuses one.
-    pub async fn apply(&mut self, files: &Files) -> Result<BTreeMap<String, u64>, Error> {
+    pub async fn apply(&mut self, files: &Files) -> Result<BTreeMap<String, Mark>, Error> {
         self.apply_and_tell(files, &|_, _| {}).await
     }
 
@@ -101,13 +109,14 @@ impl Mirror {
         &mut self,
         files: &Files,
         progress: &dyn Fn(usize, usize),
-    ) -> Result<BTreeMap<String, u64>, Error> {
+    ) -> Result<BTreeMap<String, Mark>, Error> {
         let wanted = objects(files)?;
         let client = match &self.client {
             Some(client) => client.clone(),
             None => self.client.insert(api::client(&self.kubeconfig).await?).clone(),
         };
-        let mut versions = BTreeMap::new();
+        let mut marks = BTreeMap::new();
+        let mut deleted = BTreeSet::new();
         // Pods go before their namespaces, and come after them; of one kind, many at once.
         for (kind, ..) in KINDS.iter().rev() {
             let gone = self.objects.keys().filter(|name| name.0 == *kind && !wanted.contains_key(*name));
@@ -122,7 +131,8 @@ impl Mirror {
             let gone: Vec<_> = stream::iter(gone).buffer_unordered(AT_ONCE).try_collect().await?;
             for (name, version) in gone {
                 self.objects.remove(&name);
-                note(&mut versions, name, version);
+                deleted.insert(name.0.clone());
+                note(&mut marks, name, version);
             }
         }
         let mut done = 0;
@@ -147,10 +157,17 @@ impl Mirror {
             };
             for (name, version) in new {
                 self.objects.insert(name.clone(), wanted[&name].clone());
-                note(&mut versions, name, version);
+                note(&mut marks, name, version);
             }
         }
-        Ok(versions)
+        // Of some kinds the answer to a deletion does not say its version: a watch has heard of it once it knows as many
+        // objects as there are.
+        for (kind, mark) in marks.iter_mut().filter(|(kind, _)| deleted.contains(*kind)) {
+            let all = (kind.clone(), String::new(), String::new());
+            let list = Self::api(&client, &all).list(&everything(kind)).await.map_err(of(&all))?;
+            mark.objects = Some(list.items.len());
+        }
+        Ok(marks)
     }
 
     fn api(client: &Client, (kind, namespace, _): &Name) -> Api<DynamicObject> {
@@ -268,9 +285,17 @@ fn of(name: &Name) -> impl FnOnce(kube::Error) -> Error {
 }
 
 /// Remembers the last version of each kind.
-fn note(versions: &mut BTreeMap<String, u64>, (kind, ..): Name, version: u64) {
-    let last = versions.entry(kind).or_default();
-    *last = version.max(*last);
+fn note(marks: &mut BTreeMap<String, Mark>, (kind, ..): Name, version: u64) {
+    let mark = marks.entry(kind).or_default();
+    mark.version = version.max(mark.version);
+}
+
+/// All objects of a kind that an agent watches: finished pods are none.
+fn everything(kind: &str) -> ListParams {
+    match kind {
+        "Pod" => ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed"),
+        _ => ListParams::default(),
+    }
 }
 
 /// The objects of these files, with the namespaces that nobody describes.

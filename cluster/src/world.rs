@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::control_plane::{self, ControlPlane};
 use crate::faulty::{self, Faulty};
-use crate::mirror::{self, Mirror};
+use crate::mirror::{self, Mark, Mirror};
 use crate::relay::Relay;
 
 /// The world cannot be built, or changed.
@@ -196,12 +196,12 @@ impl<'a> World<'a> {
         files
     }
 
-    /// Writes these objects to the API server and brings pods up and down, without waiting for the agents. Returns the
-    /// version of the last write of each kind.
+    /// Writes these objects to the API server and brings pods up and down, without waiting for the agents. Returns a
+    /// mark for each kind that was written.
     ///
     /// # Errors
     /// They do not parse, or cannot be written.
-    pub async fn write(&mut self, files: &Files) -> Result<BTreeMap<String, u64>, Error> {
+    pub async fn write(&mut self, files: &Files) -> Result<BTreeMap<String, Mark>, Error> {
         self.lab.follow(files).await?;
         let files = self.with_nodes(files);
         Ok(self.api.mirror.apply(&files).await?)
@@ -212,9 +212,9 @@ impl<'a> World<'a> {
     /// # Errors
     /// They do not parse, cannot be written, or are not enforced in time.
     pub async fn apply(&mut self, files: &Files) -> Result<(), Error> {
-        let versions = self.write(files).await?;
+        let marks = self.write(files).await?;
         for agent in &mut self.agents {
-            agent.wait_until(|status| status.ready && heard(status, &versions)).await?;
+            agent.wait_until(|status| status.ready && heard(status, &marks)).await?;
         }
         Ok(())
     }
@@ -238,11 +238,13 @@ impl Api {
     }
 }
 
-/// Whether an agent's watches have come to these versions.
+/// Whether an agent's watches have come to these marks.
 #[must_use]
-pub fn heard(status: &Status, versions: &BTreeMap<String, u64>) -> bool {
-    versions.iter().all(|(kind, wanted)| {
-        let watch = status.watches.iter().find(|watch| watch.kind == *kind);
-        watch.and_then(|watch| watch.version.parse::<u64>().ok()).is_some_and(|version| version >= *wanted)
+pub fn heard(status: &Status, marks: &BTreeMap<String, Mark>) -> bool {
+    marks.iter().all(|(kind, mark)| {
+        status.watches.iter().filter(|watch| watch.kind == *kind).any(|watch| {
+            watch.version.parse().is_ok_and(|version: u64| version >= mark.version)
+                && mark.objects.is_none_or(|objects| watch.objects == objects)
+        })
     })
 }

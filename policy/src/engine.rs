@@ -20,7 +20,6 @@ mod index;
 mod peers;
 mod publish;
 mod rules;
-mod services;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -38,7 +37,6 @@ use self::classes::Classes;
 use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
 use self::peers::Peers;
 use self::rules::{Facts, RuleSet};
-use self::services::Services;
 use self::tracked::Tracked;
 use crate::model::{NamespacedName, NetworkPolicy, Node, Object, ObjectRef, Pod};
 use crate::tables::{ClassId, Subject};
@@ -77,7 +75,6 @@ pub struct Engine {
     scope: Scope,
     namespaces: Namespaces,
     nodes: HashMap<Arc<str>, Node>,
-    services: Services,
     pods: Pods,
     policies: Policies,
     /// Attributes in use that a pod has; pods without any are left out.
@@ -102,7 +99,6 @@ impl Engine {
             scope,
             namespaces: Namespaces::default(),
             nodes: HashMap::new(),
-            services: Services::default(),
             pods: Pods::default(),
             policies: Policies::default(),
             facts: HashMap::new(),
@@ -139,8 +135,8 @@ impl Engine {
                 let (key, old) = self.pods.insert(Arc::new(pod));
                 self.pod_changed(key, old.as_deref());
             }
-            Object::Service(service) => return self.services.insert(service),
-            Object::EndpointSlice(slice) => return self.services.insert_slice(slice),
+            // Frontends are not told from other addresses yet: nothing is kept of them.
+            Object::Service(_) | Object::EndpointSlice(_) => return false,
             Object::NetworkPolicy(policy) => {
                 if self.policies.get(&policy.id).is_some_and(|known| **known == policy) {
                     return false;
@@ -164,8 +160,7 @@ impl Engine {
                 self.namespace_changed(name);
             }
             ObjectRef::Node(name) => return self.nodes.remove(name).is_some(),
-            ObjectRef::Service(id) => return self.services.remove(id),
-            ObjectRef::EndpointSlice(id) => return self.services.remove_slice(id),
+            ObjectRef::Service(_) | ObjectRef::EndpointSlice(_) => return false,
             ObjectRef::Pod(id) => {
                 let Some(key) = self.pods.key(id) else { return false };
                 let old = self.pods.remove(key);

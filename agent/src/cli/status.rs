@@ -48,6 +48,9 @@ fn print(status: &control::Status) {
     println!("ready       {}", if status.ready { "yes" } else { "no" });
     println!("generation  {}", status.generation);
     println!("enforced in {:.2} ms", status.enforced_in_ms);
+    for line in status.waiting() {
+        println!("{line}");
+    }
     for pod in &status.pending {
         println!("pending     {pod}: its veth has not been found");
     }

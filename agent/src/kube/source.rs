@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use postern_policy::model::ObjectRef;
@@ -78,13 +79,14 @@ impl Source {
     /// The configuration cannot be used, whatever the server may say.
     pub fn start(config: &kube::Config, node: &str) -> Result<Self, ConnectError> {
         let (sender, heard) = unbounded_channel();
+        let seen = Arc::new(AtomicU64::new(0));
         let started: [Result<(), kube::Error>; 6] = [
-            follow::<arrived::Namespace>(config.clone(), sender.clone()),
-            follow::<arrived::Node>(config.clone(), sender.clone()),
-            follow::<arrived::Pod>(config.clone(), sender.clone()),
-            follow::<arrived::NetworkPolicy>(config.clone(), sender.clone()),
-            follow::<arrived::Service>(config.clone(), sender.clone()),
-            follow::<arrived::EndpointSlice>(config.clone(), sender),
+            follow::<arrived::Namespace>(config.clone(), sender.clone(), seen.clone()),
+            follow::<arrived::Node>(config.clone(), sender.clone(), seen.clone()),
+            follow::<arrived::Pod>(config.clone(), sender.clone(), seen.clone()),
+            follow::<arrived::NetworkPolicy>(config.clone(), sender.clone(), seen.clone()),
+            follow::<arrived::Service>(config.clone(), sender.clone(), seen.clone()),
+            follow::<arrived::EndpointSlice>(config.clone(), sender, seen),
         ];
         for started in started {
             started.map_err(|error| ConnectError::Client {

@@ -5,6 +5,7 @@ use std::fmt;
 use kube::core::Status;
 use kube::runtime::watcher::Error;
 
+use crate::causes::in_one_line;
 use crate::convert::object::Kind;
 
 /// The causes that call for different answers.
@@ -94,8 +95,8 @@ impl Trouble {
 fn client(error: &kube::Error) -> (Cause, String) {
     match error {
         kube::Error::Api(status) => answered(status),
-        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => (Cause::Garbled, chain(error)),
-        _ => (Cause::Unreachable, chain(error)),
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => (Cause::Garbled, in_one_line(error)),
+        _ => (Cause::Unreachable, in_one_line(error)),
     }
 }
 
@@ -110,19 +111,4 @@ fn answered(status: &Status) -> (Cause, String) {
     };
     let message = if status.message.is_empty() { &status.reason } else { &status.message };
     (cause, format!("the API server answers {}: {}", status.code, message.trim()))
-}
-
-/// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod faults;
+mod garbled;
 mod http;
 mod objects;
 mod scenarios;

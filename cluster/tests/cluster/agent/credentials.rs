@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postern_cluster::relay::Mode;
+use postern_lab::working_copy::Files;
 use serde_json::json;
 
 use super::faults::{failures, up};
@@ -14,6 +15,21 @@ use crate::support::kubectl_ok;
 
 /// The namespace of the service account.
 const NAMESPACE: &str = "postern";
+
+/// A world of these files whose agent is the service account, by a token in a file that is returned too. `prepare` may
+/// change what the account may do.
+async fn world<'a>(api: &'a mut Api, files: &Files, prepare: impl FnOnce(&Api)) -> (World<'a>, PathBuf) {
+    kubectl_ok(api.relay.kubeconfig(), &["create", "namespace", NAMESPACE]);
+    grant(api);
+    prepare(api);
+    let mut world = World::without_agents(api, &[files]).await;
+    let file = world.lab.run().directory().join("token");
+    token(world.api, &file);
+    world.way("node-a");
+    let kubeconfig = kubeconfig(&world, &file);
+    world.start_agent("node-a", &kubeconfig).unwrap();
+    (world, file)
+}
 
 /// Makes the service account with the role that is shipped.
 fn grant(api: &Api) {
@@ -57,14 +73,7 @@ fn the_shipped_role_is_enough_and_a_revoked_token_is_replaced_by_the_next() {
     with_api(async |api| {
         let before = with(&small(), &deny("shop"));
         let after = with(&before, &admit("shop", "web"));
-        kubectl_ok(api.relay.kubeconfig(), &["create", "namespace", NAMESPACE]);
-        grant(api);
-        let mut world = World::without_agents(api, &[&before]).await;
-        let file = world.lab.run().directory().join("token");
-        token(world.api, &file);
-        world.way("node-a");
-        let kubeconfig = kubeconfig(&world, &file);
-        world.start_agent("node-a", &kubeconfig).unwrap();
+        let (mut world, file) = world(api, &before, |_| {}).await;
         world.apply(&before).await;
         world.check(&before, "with the role that is shipped").await;
 
@@ -105,15 +114,10 @@ fn the_shipped_role_is_enough_and_a_revoked_token_is_replaced_by_the_next() {
 fn a_role_that_is_taken_away_and_given_back() {
     with_api(async |api| {
         let before = with(&small(), &deny("shop"));
-        kubectl_ok(api.relay.kubeconfig(), &["create", "namespace", NAMESPACE]);
-        grant(api);
-        kubectl_ok(api.relay.kubeconfig(), &["delete", "clusterrolebinding", "postern"]);
-        let mut world = World::without_agents(api, &[&before]).await;
-        let file = world.lab.run().directory().join("token");
-        token(world.api, &file);
-        world.way("node-a");
-        let kubeconfig = kubeconfig(&world, &file);
-        world.start_agent("node-a", &kubeconfig).unwrap();
+        let unbind = |api: &Api| {
+            kubectl_ok(api.relay.kubeconfig(), &["delete", "clusterrolebinding", "postern"]);
+        };
+        let (mut world, _) = world(api, &before, unbind).await;
         world.write(&before).await;
         let status = world.status(|status| failures(status, "forbidden") > 6).await;
         assert!(!status.ready && !status.synced, "{status:#?}");
