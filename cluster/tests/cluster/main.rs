@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod control_plane;
 #[cfg(test)]
 mod daemonset;
