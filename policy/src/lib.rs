@@ -7,6 +7,7 @@
 //! | module | in | out |
 //! |---|---|---|
 //! | [`selector`] | labels and a selector | whether they match |
+//! | [`services`] | Services, slices, pods | frontends and their backends |
 //! | [`ports`] | rule ports | canonical [`PortSet`]s |
 //! | [`engine`] | objects, in any order | [`Tables`], and the [`Plan`] since the last one |
 //! | [`plan`] | recorded and desired tables | actions in an order that never shows a half-applied policy |
@@ -23,6 +24,7 @@ pub mod reference;
 pub mod selector;
 #[cfg(test)]
 mod semantics;
+pub mod services;
 pub mod tables;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
