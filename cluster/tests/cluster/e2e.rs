@@ -81,7 +81,7 @@ fn with_postern_every_cell_of_every_step_is_as_expected() {
 fn start(binary: &str, kubeconfig: &Path, steps: &str) -> Child {
     let mut command = Command::new(binary);
     command.arg("e2e").arg("--kubeconfig").arg(kubeconfig).args(["--image", TOOLS, "--steps", steps]);
-    command.args(["--patience", "8", "--output", "json", "--services"]);
+    command.args(["--patience", "8", "--output", "json"]);
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
 
