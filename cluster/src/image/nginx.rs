@@ -14,6 +14,11 @@ const PACKAGE: &str = "nginx";
 /// What the package is called and what is in it, to tell one version from another.
 pub(super) fn version() -> Result<String, Error> {
     let mut command = Command::new("apt-cache");
+    if !Path::new("/usr/bin/apt-cache").exists() {
+        let reason =
+            "no such program; the image of nginx is made of Debian's package, on a Debian system".to_owned();
+        return Err(Error::Command { command: "apt-cache show nginx".to_owned(), reason });
+    }
     let said = output(command.args(["show", "--no-all-versions", PACKAGE]), "apt-cache show nginx")?;
     let digest = said.lines().find(|line| line.starts_with("SHA256: ")).map(str::to_owned);
     digest.ok_or_else(|| Error::Command {

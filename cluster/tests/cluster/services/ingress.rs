@@ -70,6 +70,9 @@ pub(super) fn check(site: &mut Site) {
     site.apply(&ONLY.replace("$(CIDR)", &format!("{OUTSIDE}/32")));
     let client = [
         from_outside(NODES[0], LOCAL, "/", "web"),
+        // Where no nginx runs, Local leads nowhere.
+        from_outside(NODES[1], LOCAL, "/", ""),
+        // The node that nginx runs on masquerades too, and is not taken for itself.
         from_outside(NODES[0], CLUSTER, "/", ""),
         from_outside(NODES[1], CLUSTER, "/", ""),
         pod("elsewhere/client", request(nginx, 80, "/"), ""),
