@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{EndpointSlice, NamespacedName, Node, Pod, Protocol, Service, ServicePort, TargetPort};
+use crate::model::{
+    ContainerPort, EndpointSlice, NamespacedName, Node, Pod, Protocol, Service, ServicePort, TargetPort,
+};
 
 /// An address and port that lead to a Service's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +49,9 @@ pub fn candidates<'a>(
     let mut backends = Vec::new();
     if slices.peek().is_some() {
         for slice in slices {
-            let ports = slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
-            let Some(number) = ports.filter_map(|it| it.port).next() else { continue };
+            let mut ports =
+                slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
+            let Some(number) = ports.find_map(|it| it.port) else { continue };
             for endpoint in slice.endpoints.iter().filter(|it| it.ready || it.serving && it.terminating) {
                 let Some(address) = endpoint.addresses.first() else { continue };
                 let node = endpoint.node.clone();
@@ -133,10 +136,8 @@ impl TargetPort {
         match self {
             Self::Number(number) => Some(*number),
             Self::Named(name) => {
-                let declared = pod.ports.iter();
-                let port =
-                    declared.filter(|it| it.protocol == protocol && it.name.as_ref() == Some(name)).next()?;
-                Some(port.number)
+                let is_it = |it: &&ContainerPort| it.protocol == protocol && it.name.as_ref() == Some(name);
+                pod.ports.iter().find(is_it).map(|port| port.number)
             }
         }
     }
