@@ -43,8 +43,7 @@ pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
         peer: scene.peer.0.widen(),
         pod_port: scene.pod.1,
         peer_port: scene.peer.1,
-        protocol: A::FAMILY as u16 | u16::from(scene.packet.protocol),
-        offset: (scene.packet.transport.body as u32).wrapping_sub(scene.start) as u16,
+        protocol: A::FAMILY | u32::from(scene.packet.protocol),
     };
     // SAFETY: it is an element of the map. Another CPU that shares it, or reads it for an older packet, finds at worst what is not of
     // its packet, and drops that.
