@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, SERVICE};
-use postern_common::direction::EGRESS;
+use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
@@ -76,7 +76,9 @@ pub fn is_allowed_still<A: Address>(
 ) -> bool {
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
-    if if is_unknown { is_local(ctx) } else { !reason.drops() } {
+    // What a pod sends carries its own socket.
+    let is_nodes = scene.direction == INGRESS && is_local(ctx);
+    if !reason.drops() && (!is_unknown || is_nodes) {
         flow.generation = scene.generation;
         return true;
     }
