@@ -46,6 +46,10 @@ pub(super) enum Packet {
     Established(u32),
     /// The first of a flow that policy allows; no flow comes twice.
     New(Transport, Table, Sources),
+    /// The first of a flow to a Service, which its backend is to decide.
+    NewToService,
+    /// Of one established flow to a Service, which is noted for its backend each time.
+    EstablishedToService,
     /// The first of a flow from a source that policy does not allow.
     DeniedSource(Transport, Sources),
     /// The first of a flow to a port that policy does not allow, from a source that it allows other ports.
@@ -71,7 +75,9 @@ pub(super) struct Packets {
 
 /// What is measured with a policy set.
 pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
-    use Packet::{DeniedPort, DeniedSource, Established, New, NotIsolated};
+    use Packet::{
+        DeniedPort, DeniedSource, Established, EstablishedToService, New, NewToService, NotIsolated,
+    };
     use Sources::{Many, One};
     use Table::{Full, Room};
     use Transport::{Datagram, Syn};
@@ -90,6 +96,9 @@ pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
     }
     cells.extend([DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v4));
     cells.extend([DeniedPort, DeniedSource(Datagram, One)].map(v4));
+    if set.dimension == Dimension::Services {
+        cells.extend([Established(1), EstablishedToService, New(Syn, Room, One), NewToService].map(outgoing));
+    }
     if set.dimension == Dimension::Peers {
         cells.push(v4(New(Datagram, Room, One)));
         cells.extend([New(Syn, Room, One), DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v6));
@@ -112,6 +121,12 @@ impl Cell {
             Packet::New(transport, _, Sources::Many) => {
                 let count = NEW_FLOWS.max(allowed.count);
                 (transport, allowed, port, ONE_BY_ONE, count, Reason::AllowedByPolicy)
+            }
+            Packet::NewToService => {
+                (Transport::Syn, set.services().one(), port, ONE_BY_ONE, NEW_FLOWS, Reason::Service)
+            }
+            Packet::EstablishedToService => {
+                (Transport::Ack, set.services().one(), port, NOTHING, 1, Reason::Established)
             }
             Packet::DeniedSource(transport, Sources::One) => {
                 (transport, set.denied().one(), port, NOTHING, 1, Reason::DeniedByPolicy)
@@ -175,6 +190,8 @@ impl fmt::Display for Cell {
                 let table = if table == Table::Room { "room" } else { "full" };
                 write!(f, "new allowed, {table}, {}{}", from(sources), udp(transport))
             }
+            Packet::NewToService => write!(f, "new to a Service, room"),
+            Packet::EstablishedToService => write!(f, "established to a Service, one flow"),
             Packet::DeniedSource(transport, sources) => {
                 write!(f, "denied, {}{}", from(sources), udp(transport))
             }

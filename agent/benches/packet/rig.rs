@@ -8,7 +8,7 @@ use postern::datapath::maps::Maps;
 use postern::datapath::tables::Writer;
 use postern_common::IPPROTO_TCP;
 use postern_common::bench::Vary;
-use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_SLOTS, state};
+use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_SLOTS, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
 use postern_common::reason::Reason;
@@ -131,6 +131,30 @@ impl Rig {
         Ok(())
     }
 
+    /// Puts the flow of these packets, which the pod sends to a Service, into the table of established ones.
+    fn establish_to_service(&mut self, packets: &Packets) -> Result<()> {
+        let (peer, pod_port) = packets.vary.peer(0);
+        let peer_port = packets.vary.ports;
+        let key = Flow4 {
+            ifindex: IFINDEX,
+            pod: ipv4(POD).octets(),
+            peer: ipv4(peer).octets(),
+            pod_port: u16::try_from(pod_port)?,
+            peer_port: u16::try_from(peer_port)?,
+            protocol: u32::from(IPPROTO_TCP),
+        };
+        let flow = Flow {
+            expires: NEVER,
+            generation: self.maps.state.get(&0, 0)?.generation,
+            initiator: EGRESS,
+            state: state::ESTABLISHED,
+            flags: SERVICE,
+            ..Flow::default()
+        };
+        self.maps.flows4.insert(key, flow, 0)?;
+        Ok(())
+    }
+
     /// Makes the maps what a cell is about.
     pub(super) fn prepare(&mut self, cell: Cell, packets: &Packets) -> Result<()> {
         let endpoint = match cell.packet {
@@ -138,7 +162,12 @@ impl Rig {
             _ => self.isolated,
         };
         self.maps.endpoints.insert(IFINDEX, endpoint, 0)?;
-        let Packet::New(_, table, _) = cell.packet else { return Ok(()) };
+        let table = match cell.packet {
+            Packet::New(_, table, _) => table,
+            Packet::NewToService => Table::Room,
+            Packet::EstablishedToService => return self.establish_to_service(packets),
+            _ => return Ok(()),
+        };
         let direction = usize::from(cell.direction);
         match table {
             Table::Room => {
@@ -207,6 +236,8 @@ fn enforce(maps: &mut Maps, objects: Vec<Object>) -> Result<Endpoint> {
     for action in &engine.plan().steps {
         writer.execute(maps, action)?;
     }
+    // As where somebody judges behind the choice of a backend.
+    writer.set_behind_nat(maps, true)?;
     let pod = engine.local_pod(&NamespacedName::new("here", "pod")).context("no pod to isolate")?;
     Ok(Endpoint {
         ingress_class: pod.subject.ingress.0,

@@ -131,7 +131,7 @@ fn floors(extent: &Extent) -> Result<Vec<Job>> {
 }
 
 fn job(set: Set, cell: Cell, rig: usize, extent: &Extent) -> Result<Job> {
-    let has_room = matches!(cell.packet, Packet::New(_, Table::Room, _));
+    let has_room = matches!(cell.packet, Packet::New(_, Table::Room, _) | Packet::NewToService);
     Ok(Job {
         subject: Subject::Cell(set, cell),
         rig,

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use postern_policy::model::{NetworkPolicy, Object, Peer, Pod, Port, Protocol, Rule};
+use postern_policy::model::{
+    Endpoint, EndpointPort, EndpointSlice, NamespacedName, NetworkPolicy, Object, Peer, Pod, Port, Protocol,
+    Rule, Service, ServicePort, TargetPort,
+};
 use postern_policy::testkit::build::{block, namespace, node, pod, pods_of, policy, range, rule, tcp};
 use serde::Serialize;
 
@@ -16,6 +19,10 @@ const PEERS: u32 = 0x0a40_0001;
 const BLOCKS: u32 = 0x1400_0001;
 /// From one block to the next.
 const BLOCK_STRIDE: u32 = 512;
+/// First address of Services.
+const SERVICES: u32 = 0x0a60_0001;
+/// Endpoints of a Service.
+const ENDPOINTS: u32 = 5;
 /// First address that nobody has.
 const STRANGERS: u32 = 0xac10_0001;
 /// Addresses of senders that are denied at random.
@@ -35,6 +42,8 @@ pub(super) enum Dimension {
     Ports,
     /// CIDRs that one policy allows.
     Cidrs,
+    /// Services with five endpoints each, of which policy allows the first.
+    Services,
 }
 
 /// One policy set.
@@ -68,6 +77,7 @@ impl Dimension {
             (Self::Peers, false) => &[1, 100, 10_000, 100_000],
             (Self::Policies | Self::Cidrs, false) => &[1, 100, 1_000, 10_000],
             (Self::Ports, false) => &[1, 10, 100, 1_000],
+            (Self::Services, false) => &[1, 10_000],
         }
     }
 
@@ -78,6 +88,7 @@ impl Dimension {
             Self::Policies => "policies",
             Self::Ports => "ports",
             Self::Cidrs => "CIDRs",
+            Self::Services => "Services",
         }
     }
 }
@@ -92,7 +103,7 @@ impl Set {
     pub(super) fn allowed(self) -> Addresses {
         match self.dimension {
             Dimension::Peers | Dimension::Policies => Addresses { first: PEERS, stride: 1, count: self.size },
-            Dimension::Ports => Addresses { first: PEERS, stride: 1, count: 1 },
+            Dimension::Ports | Dimension::Services => Addresses { first: PEERS, stride: 1, count: 1 },
             Dimension::Cidrs => Addresses { first: BLOCKS, stride: BLOCK_STRIDE, count: self.size },
         }
     }
@@ -107,6 +118,11 @@ impl Set {
         Addresses { first: STRANGERS, stride: 1, count: MANY_STRANGERS }
     }
 
+    /// Where the Services are.
+    pub(super) fn services(self) -> Addresses {
+        Addresses { first: SERVICES, stride: 1, count: self.size }
+    }
+
     /// A port that may be reached.
     pub(super) fn port(self) -> Result<u16> {
         if self.dimension == Dimension::Ports { one_port(self.size - 1) } else { Ok(PORT) }
@@ -118,6 +134,9 @@ impl Set {
             vec![namespace("here", &[]), namespace("peers", &[]), node("node-a", &["192.0.2.1"])];
         objects.extend(self.policies()?.into_iter().map(Object::NetworkPolicy));
         objects.extend((0..self.pods()).map(|number| Object::Pod(peer(number))));
+        if self.dimension == Dimension::Services {
+            objects.extend((0..self.size).flat_map(service));
+        }
         let pod = pod("here", "pod", &ipv4(POD).to_string()).and_address(&ipv6(POD).to_string());
         objects.push(Object::Pod(pod));
         Ok(objects)
@@ -126,7 +145,7 @@ impl Set {
     fn pods(self) -> u32 {
         match self.dimension {
             Dimension::Peers | Dimension::Policies => self.size,
-            Dimension::Ports => 1,
+            Dimension::Ports | Dimension::Services => 1,
             Dimension::Cidrs => 0,
         }
     }
@@ -135,7 +154,9 @@ impl Set {
         let clients = || vec![pods_of(&[("kubernetes.io/metadata.name", "peers")], &[("role", "client")])];
         let one = |peers, ports| vec![both_ways("policy", rule(peers, ports))];
         Ok(match self.dimension {
-            Dimension::Peers => one(clients(), vec![tcp(PORT), range(Protocol::Udp, PORT, PORT)]),
+            Dimension::Peers | Dimension::Services => {
+                one(clients(), vec![tcp(PORT), range(Protocol::Udp, PORT, PORT)])
+            }
             Dimension::Policies => (0..self.size).map(numbered).collect::<Result<_>>()?,
             Dimension::Ports => one(
                 clients(),
@@ -175,6 +196,40 @@ fn peer(number: u32) -> Pod {
         .and_address(&ipv6(address).to_string())
         .labelled(&[("role", "client"), ("number", &number.to_string())])
         .on("node-b")
+}
+
+/// A Service and its endpoints. The first one's may be sent to.
+fn service(number: u32) -> [Object; 2] {
+    let id = NamespacedName::new("peers", format!("service-{number}"));
+    let service = Service {
+        id: id.clone(),
+        cluster_ips: vec![ipv4(SERVICES + number).into()],
+        external_ips: Vec::new(),
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Tcp,
+            port: PORT,
+            target: TargetPort::Number(PORT),
+            node_port: None,
+        }],
+        selector: None,
+        internal_local: false,
+        external_local: false,
+    };
+    let endpoint = |index: u32| Endpoint {
+        addresses: vec![ipv4(PEERS + number * ENDPOINTS + index).into()],
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some("node-b".into()),
+    };
+    let slice = EndpointSlice {
+        id: id.clone(),
+        service: Some(id.name),
+        ports: vec![EndpointPort { name: None, protocol: Protocol::Tcp, port: Some(PORT) }],
+        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
+    };
+    [Object::Service(service), Object::EndpointSlice(slice)]
 }
 
 /// An IPv4 address.

@@ -22,8 +22,10 @@ pub(super) fn target(cell: Cell, measured: &[(Subject, Summary)]) -> Option<f64>
             let floor = measured.iter().find(|(subject, _)| *subject == floor);
             floor.map(|(_, floor)| floor.median * ESTABLISHED)
         }
-        Packet::New(_, _, Sources::One) => Some(NEW),
+        Packet::New(_, _, Sources::One) | Packet::NewToService => Some(NEW),
         Packet::DeniedSource(_, Sources::One) | Packet::DeniedPort => Some(DENIED),
-        Packet::NotIsolated | Packet::New(..) | Packet::DeniedSource(..) => None,
+        Packet::NotIsolated | Packet::EstablishedToService | Packet::New(..) | Packet::DeniedSource(..) => {
+            None
+        }
     }
 }
