@@ -44,6 +44,10 @@ pub struct Status {
     /// The first picture of the cluster is complete: nothing new is enforced before.
     #[serde(default)]
     pub synced: bool,
+    /// How packets to Services are judged: `behind-nat`, by the backend that each goes to, or `together`, by all backends of a
+    /// frontend.
+    #[serde(default)]
+    pub services: String,
     /// Policy generation in the kernel.
     pub generation: u32,
     /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an

@@ -352,6 +352,7 @@ impl Controller {
             attach: format!("{:?}", self.datapath.endpoints().mode()).to_lowercase(),
             digest: self.digest.clone(),
             watches: feed.watches(),
+            services: if self.datapath.judges_behind_nat() { "behind-nat" } else { "together" }.to_owned(),
             synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
             ready: self.picture == Picture::Complete && self.failures.is_empty() && self.pending.is_empty(),

@@ -235,9 +235,11 @@ impl fmt::Display for Tables {
         }
         for (Frontend { address, protocol, port }, entry) in &self.frontends {
             match entry {
-                FrontendEntry::BehindNat => writeln!(f, "frontend {address} {protocol} {port}: behind NAT")?,
+                FrontendEntry::BehindNat => {
+                    writeln!(f, "frontend {address} {protocol} {port}: behind NAT")?;
+                }
                 FrontendEntry::Together(class) => {
-                    writeln!(f, "frontend {address} {protocol} {port}: {class}")?
+                    writeln!(f, "frontend {address} {protocol} {port}: {class}")?;
                 }
             }
         }

@@ -44,6 +44,7 @@ fn print(status: &control::Status) {
     println!("node        {}", status.node);
     println!("version     {}", status.version);
     println!("attach      {}", status.attach);
+    println!("services    {}", status.services);
     println!("antispoof   {}", status.antispoof);
     println!("ready       {}", if status.ready { "yes" } else { "no" });
     println!("generation  {}", status.generation);

@@ -237,15 +237,15 @@ fn load(object: &[u8], ebpf: &Ebpf) -> Result<Vec<(u32, OwnedFd)>, BehindNatErro
 }
 
 fn descriptor(map: &Map) -> Option<RawFd> {
-    let data = match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data)
-        | Map::RingBuf(data)
-        | Map::Unsupported(data) => data,
-        _ => return None,
+    let (Map::Array(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::LpmTrie(data)
+    | Map::PerCpuArray(data)
+    | Map::RingBuf(data)
+    | Map::Unsupported(data)) = map
+    else {
+        return None;
     };
     Some(data.fd().as_fd().as_raw_fd())
 }
@@ -272,23 +272,19 @@ fn load_program(
     text: &'static str,
     instructions: &[aya_obj::generated::bpf_insn],
 ) -> Result<OwnedFd, BehindNatError> {
-    let mut log = Vec::new();
-    match try_load(name, instructions, &mut log) {
-        Ok(program) => Ok(program),
-        Err(_) => {
-            // Once more, with what the verifier says.
-            log.resize(LOG, 0);
-            try_load(name, instructions, &mut log).map_err(|source| {
-                let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
-                let said = String::from_utf8_lossy(said);
-                // What matters is at the end.
-                let mut last: Vec<&str> = said.lines().rev().take(8).collect();
-                last.reverse();
-                let log = last.iter().fold(String::new(), |log, line| format!("{log}\n  {line}"));
-                BehindNatError::Load { program: text, source, log }
-            })
-        }
+    if let Ok(program) = try_load(name, instructions, &mut []) {
+        return Ok(program);
     }
+    // Once more, with what the verifier says.
+    let mut log = vec![0; LOG];
+    try_load(name, instructions, &mut log).map_err(|source| {
+        let said = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default());
+        // What matters is at the end.
+        let mut last: Vec<&str> = said.lines().rev().take(8).collect();
+        last.reverse();
+        let log = last.iter().fold(String::new(), |log, line| format!("{log}\n  {line}"));
+        BehindNatError::Load { program: text, source, log }
+    })
 }
 
 fn try_load(

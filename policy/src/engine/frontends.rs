@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::blocks::bounds;
-use super::rules::{Known, Place};
+use super::rules::{Facts, Known, Place};
 use super::tracked::{Changed, Tracked};
 use super::{Engine, Scope};
 use crate::model::{EndpointSlice, NamespacedName, Node, Pod, Service, ServicePort};
@@ -275,7 +275,7 @@ impl Engine {
                 let (_, entry) = self.peers.decides(IpNet::from(backend.address));
                 let facts = match self.peers.classes.get(entry.class.0).map(|class| &*class.meaning) {
                     Some(Known::Address(facts)) => facts.clone(),
-                    _ => Default::default(),
+                    _ => Facts::default(),
                 };
                 Place { facts, local: entry.local, protocol: port.protocol, port: backend.port }
             })
