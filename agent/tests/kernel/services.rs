@@ -65,7 +65,7 @@ spec: {clusterIPs: [10.96.0.11], selector: {app: nobody}, ports: [{port: 80}]}
 "#;
 
 /// Egress to good pods, and nothing comes in.
-const POLICY: &str = r#"
+const POLICY: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: shop, name: client}
@@ -75,15 +75,15 @@ spec:
   egress:
     - to: [{podSelector: {matchLabels: {role: good}}}]
       ports: [{port: 8080}, {port: 8080, protocol: UDP}]
-"#;
+";
 
 /// The same, but to nobody.
-const DENY: &str = r#"
+const DENY: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: shop, name: client}
 spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Ingress, Egress]}
-"#;
+";
 
 fn rig() -> Rig {
     let mut rig = Rig::new("shop/client", WORLD);
