@@ -185,8 +185,12 @@ impl Controller {
         }
         let node: Arc<str> = options.node.as_str().into();
         let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
+        let mut engine = Engine::new(Scope::Node(node.clone()), first_class);
+        if !datapath.judges_behind_nat() {
+            engine.judge_in_front_of_services();
+        }
         Ok(Self {
-            engine: Engine::new(Scope::Node(node.clone()), first_class),
+            engine,
             node,
             datapath,
             scanner: Scanner::open()?,

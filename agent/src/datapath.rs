@@ -9,6 +9,7 @@
 //! | [`encode`] | policy types to map types and back |
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
+//! | [`behind_nat`] | programs behind the choice of a Service's backend: netfilter |
 //! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
@@ -17,12 +18,17 @@
 //! | [`removal`] | takes everything off a node |
 //! | `program_log` | what the programs say, for development |
 //! | `qdiscs` | lists clsact qdiscs and filters |
-//! | `link` | detaches pinned links at once |
+//! | `link` | links of netfilter programs; detaches pinned links at once |
+//! | `bpf` | bpf(2) |
+//! | `btf` | where this kernel keeps fields of its structs |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
 pub mod addresses;
 pub mod attach;
+pub mod behind_nat;
+mod bpf;
 pub mod bpffs;
+mod btf;
 pub mod counters;
 pub mod encode;
 pub mod endpoints;
@@ -42,15 +48,18 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::MapError;
+use tracing::warn;
+
 use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 
 use self::attach::Mode;
+use self::behind_nat::{BehindNat, BehindNatError};
 use self::bpffs::BpffsError;
 use self::counters::Counted;
 use self::endpoints::{EndpointError, Endpoints};
 use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
-use self::object::{LoadError, Settings};
+use self::object::{LoadError, Services, Settings};
 use self::program_log::ProgramLogError;
 use self::tables::{WriteError, Writer};
 use self::wanted::Wanted;
@@ -95,6 +104,9 @@ pub enum ExecuteError {
     /// Endpoints.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// The programs behind NAT.
+    #[error("judging what goes to Services: {0}; until that works, nothing goes there from isolated pods")]
+    BehindNat(#[from] BehindNatError),
     /// Reading back what the maps hold.
     #[error("reading the maps: {0}")]
     Read(#[from] MapError),
@@ -107,6 +119,8 @@ pub struct Datapath {
     writer: Writer,
     endpoints: Endpoints,
     expiry: Expiry,
+    /// `None` where this kernel, or its user, has none of it.
+    behind_nat: Option<BehindNat>,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
     rest: Vec<Action>,
 }
@@ -123,12 +137,22 @@ impl Datapath {
     pub fn start(pins: &Path, mode: Mode, settings: Settings) -> Result<(Self, ClassId), SetupError> {
         bpffs::prepare(pins)?;
         let mut ebpf = object::load(Some(pins), settings)?;
+        let links = pins.join("links");
+        let failed = |source| SetupError::Links { path: links.clone(), source };
+        std::fs::create_dir_all(&links).map_err(failed)?;
+        let behind_nat = behind_nat(&ebpf, &links, settings.services);
         let mut maps = Maps::take(&mut ebpf)?;
         let (writer, first_class) = Writer::begin(&mut maps)?;
-        let endpoints = Endpoints::begin(mode, pins, &maps)
-            .map_err(|source| SetupError::Links { path: pins.to_owned(), source })?;
+        let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
         let expiry = Expiry::start(&maps)?;
-        Ok((Self { ebpf, maps, writer, endpoints, expiry, rest: Vec::new() }, first_class))
+        Ok((Self { ebpf, maps, writer, endpoints, expiry, behind_nat, rest: Vec::new() }, first_class))
+    }
+
+    /// Whether packets to Services are judged by the backend that each goes to. Else the engine must be told
+    /// ([`postern_policy::Engine::judge_in_front_of_services`]).
+    #[must_use]
+    pub fn judges_behind_nat(&self) -> bool {
+        self.behind_nat.is_some()
     }
 
     /// Passes what the programs say on to the agent's log; they say something only with [`Settings::debug`].
@@ -237,8 +261,17 @@ impl Datapath {
     /// programs keep them as they are: for when it is not known yet what they should carry.
     pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>, hold: bool) -> Vec<ExecuteError> {
         let epoch = self.writer.epoch();
-        let (changed, errors) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
-        let mut errors: Vec<ExecuteError> = errors.into_iter().map(Into::into).collect();
+        // In front of the first program that leaves anything to it.
+        let is_needed = wanted.values().any(|want| want.policy().is_some());
+        let mut errors: Vec<ExecuteError> = Vec::new();
+        if is_needed {
+            errors.extend(self.attach_behind_nat().err());
+        }
+        let (changed, failed) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
+        errors.extend(failed.into_iter().map(ExecuteError::from));
+        if !is_needed && self.endpoints.enforcing().is_empty() {
+            errors.extend(self.detach_behind_nat().err());
+        }
         if changed {
             // What passed under the classes a veth had before is to be judged by those it has now.
             errors.extend(
@@ -246,6 +279,21 @@ impl Datapath {
             );
         }
         errors
+    }
+
+    fn attach_behind_nat(&mut self) -> Result<(), ExecuteError> {
+        if let Some(behind_nat) = &mut self.behind_nat {
+            behind_nat.attach()?;
+        }
+        Ok(self.writer.set_behind_nat(&mut self.maps, self.behind_nat.is_some())?)
+    }
+
+    fn detach_behind_nat(&mut self) -> Result<(), ExecuteError> {
+        self.writer.set_behind_nat(&mut self.maps, false)?;
+        if let Some(behind_nat) = &mut self.behind_nat {
+            behind_nat.detach()?;
+        }
+        Ok(())
     }
 
     /// Removes what earlier agents left in the maps and `wanted` does not hold.
@@ -276,9 +324,28 @@ impl Datapath {
         Ok(Tables {
             subjects: subjects.collect(),
             peers: tables::read_peers(&self.maps, self.writer.epoch())?,
+            frontends: tables::read_frontends(&self.maps, self.writer.epoch())?,
             verdicts: tables::read_verdicts(&self.maps)?,
         })
     }
+}
+
+/// The programs behind NAT, where there can be any.
+fn behind_nat(ebpf: &Ebpf, links: &Path, services: Services) -> Option<BehindNat> {
+    let loaded = match services {
+        Services::Auto => BehindNat::load(ebpf, links)
+            .inspect_err(|error| {
+                warn!(%error, "Services are judged by all their backends together: exact only where policy allows all or none");
+            })
+            .ok(),
+        Services::Together => None,
+    };
+    if loaded.is_none()
+        && let Err(error) = BehindNat::forget(links)
+    {
+        warn!(%error, "what an earlier agent hooked into netfilter goes on");
+    }
+    loaded
 }
 
 /// What was flipped since packets on their way were last waited for. A packet reads its pod's class, then its peer's,
@@ -306,7 +373,10 @@ impl Hazard {
     fn note(&mut self, action: &Action) {
         match action {
             Action::SetSubject { .. } | Action::RemoveSubject { .. } => self.subject = true,
-            Action::SetPeer { .. } | Action::RemovePeer { .. } => self.peer = true,
+            Action::SetPeer { .. }
+            | Action::RemovePeer { .. }
+            | Action::SetFrontend { .. }
+            | Action::RemoveFrontend { .. } => self.peer = true,
             _ => {}
         }
     }

@@ -28,7 +28,7 @@ use kube::api::ListParams;
 use crate::control_plane::{self, ControlPlane};
 use crate::fabric::MAX_NODES;
 use crate::node::{self, Cni, Node, Plan, ProxyMode};
-use crate::{api, image};
+use crate::{api, dns, image, manifest};
 
 /// How long nodes may take until they are ready.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -47,6 +47,9 @@ pub enum Error {
     /// The images that every node needs.
     #[error(transparent)]
     Image(#[from] image::Error),
+    /// CoreDNS.
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
     /// Too many nodes, or none.
     #[error("{0} nodes: there can be 1 to {MAX_NODES}")]
     Nodes(u8),
@@ -73,6 +76,8 @@ pub struct Options {
     pub cni: Cni,
     /// How kube-proxy does Services.
     pub proxy_mode: ProxyMode,
+    /// Run CoreDNS, and let pods ask it for names.
+    pub dns: bool,
     /// More flags for kube-apiserver.
     pub apiserver_flags: Vec<String>,
     /// The `postern-cluster` binary: it is each node's first process.
@@ -80,11 +85,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Two nodes, ptp, iptables. `helper` is the `postern-cluster` binary.
+    /// Two nodes, ptp, iptables, no CoreDNS. `helper` is the `postern-cluster` binary.
     #[must_use]
     pub fn new(helper: PathBuf) -> Self {
         let (cni, proxy_mode) = (Cni::default(), ProxyMode::default());
-        Self { nodes: 2, cni, proxy_mode, apiserver_flags: Vec::new(), helper }
+        Self { nodes: 2, cni, proxy_mode, dns: false, apiserver_flags: Vec::new(), helper }
     }
 }
 
@@ -125,6 +130,7 @@ pub struct Cluster {
     // Nodes go first.
     nodes: Vec<Node>,
     control: ControlPlane,
+    dns: bool,
 }
 
 impl Cluster {
@@ -152,14 +158,17 @@ impl Cluster {
         }
         say(Step::Images)?;
         image::archives()?;
+        if options.dns {
+            image::coredns()?;
+        }
         say(Step::ControlPlane)?;
         let apiserver_flags = options.apiserver_flags.clone();
         let control = ControlPlane::begin(&control_plane::Options { apiserver_flags, controllers: true })?;
-        let mut cluster = Self { nodes: Vec::new(), control };
+        let mut cluster = Self { nodes: Vec::new(), control, dns: options.dns };
         say(Step::Nodes(options.nodes))?;
         for number in 1..=options.nodes {
-            let (cni, proxy_mode, helper) = (options.cni, options.proxy_mode, options.helper.clone());
-            let plan = Plan { number, cni, proxy_mode, helper };
+            let Options { cni, proxy_mode, dns, .. } = *options;
+            let plan = Plan { number, cni, proxy_mode, dns, helper: options.helper.clone() };
             cluster.nodes.push(Node::start(&mut cluster.control, &plan)?);
         }
         Ok(cluster)
@@ -175,20 +184,25 @@ impl Cluster {
         for archive in &image::archives()? {
             self.import_image(archive)?;
         }
+        if self.dns {
+            self.import_image(&image::coredns()?)?;
+            let kubeconfig = self.control.kubeconfig();
+            api::within(self.control.netns(), || async move { dns::deploy(&kubeconfig).await })??;
+        }
         say(Step::Ready)?;
         self.wait_until_ready()
     }
 
-    /// Waits until every node is ready, and pods can be made.
+    /// Waits until every node is ready, pods can be made, and names are answered, where they are to be.
     ///
     /// # Errors
     /// They are not, after three minutes.
     pub fn wait_until_ready(&self) -> Result<(), Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (kubeconfig, nodes) = (self.control.kubeconfig(), self.nodes.len());
+            let (kubeconfig, nodes, dns) = (self.control.kubeconfig(), self.nodes.len(), self.dns);
             let waiting = api::within(self.control.netns(), || async move {
-                match missing(&kubeconfig, nodes).await {
+                match missing(&kubeconfig, nodes, dns).await {
                     Ok(missing) => missing,
                     Err(error) => Some(error.to_string()),
                 }
@@ -224,7 +238,7 @@ impl Cluster {
 }
 
 /// What there is to wait for.
-async fn missing(kubeconfig: &Path, nodes: usize) -> Result<Option<String>, api::Error> {
+async fn missing(kubeconfig: &Path, nodes: usize, dns: bool) -> Result<Option<String>, api::Error> {
     let client = api::client(kubeconfig).await?;
     let all = Api::<v1::Node>::all(client.clone()).list(&ListParams::default()).await?;
     let ready = all.iter().filter(|node| is_ready(node)).count();
@@ -240,8 +254,11 @@ async fn missing(kubeconfig: &Path, nodes: usize) -> Result<Option<String>, api:
         return Ok(Some(format!("{repelling} nodes are ready and take no pods yet")));
     }
     // Pods are refused until it is there.
-    let account = Api::<ServiceAccount>::namespaced(client, "default").get_opt("default").await?;
-    Ok(account.is_none().then(|| "the service account default/default is not there".to_owned()))
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
+    if accounts.get_opt("default").await?.is_none() {
+        return Ok(Some("the service account default/default is not there".to_owned()));
+    }
+    if dns { Ok(dns::missing(client).await?) } else { Ok(None) }
 }
 
 /// Whether a node says that it is ready.

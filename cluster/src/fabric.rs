@@ -25,6 +25,8 @@ pub const APISERVER_PORT: u16 = 6443;
 pub const SERVICES: &str = "10.96.0.0/16";
 /// The Service `kubernetes`: the first address of the range.
 pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The Service `kube-dns`: where kubeadm puts it in this range.
+pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Addresses of pods, all nodes' ranges together.
 pub const PODS: &str = "10.244.0.0/16";
 /// As many nodes as there are addresses for.

@@ -1,6 +1,9 @@
 //! Images without a registry: made of this machine's own programs, as docker archives in the user's cache.
 
 mod archive;
+mod coredns;
+mod libraries;
+mod nginx;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -9,13 +12,18 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::files;
-use crate::programs::cache;
+use crate::programs::{Program, cache};
 
 /// What holds a pod's namespaces open.
 pub const PAUSE: &str = "postern.test/pause:1";
 /// Tools to try networks with, those of `nicolaka/netshoot` that matter here: curl, nc, nslookup, iperf3, socat, ip, ping, and a
 /// shell.
 pub const TOOLS: &str = "postern.test/netshoot:1";
+
+/// CoreDNS.
+pub const COREDNS: &str = "postern.test/coredns:1";
+/// nginx: what an ingress controller is inside.
+pub const NGINX: &str = "postern.test/nginx:1";
 
 /// The program of [`PAUSE`].
 const PAUSE_SOURCE: &str = include_str!("image/pause.c");
@@ -59,12 +67,30 @@ pub enum Error {
     File(#[from] files::Error),
 }
 
-/// The archives of both images; makes those that are not in the cache.
+/// The archives of the images that every node needs; makes those that are not in the cache.
 ///
 /// # Errors
 /// A program that goes into them is not installed.
 pub fn archives() -> Result<[PathBuf; 2], Error> {
     Ok([cached("pause", PAUSE_SOURCE, pause)?, cached("netshoot", &tools::versions()?, tools::build)?])
+}
+
+/// The archive of [`COREDNS`].
+///
+/// # Errors
+/// CoreDNS is not built yet.
+pub fn coredns() -> Result<PathBuf, Error> {
+    let program = Program::CoreDns.path()?;
+    // Its path says what it was built of.
+    cached("coredns", &program.display().to_string(), |archive| coredns::build(&program, archive))
+}
+
+/// The archive of [`NGINX`]. No node has it unless it is loaded.
+///
+/// # Errors
+/// This is no Debian system, or its package cannot be fetched.
+pub fn nginx() -> Result<PathBuf, Error> {
+    cached("nginx", &nginx::version()?, nginx::build)
 }
 
 /// The archive of this name and content; `build` makes it where it is not there yet.

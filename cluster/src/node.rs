@@ -99,6 +99,8 @@ pub(crate) struct Plan {
     pub(crate) number: u8,
     pub(crate) cni: Cni,
     pub(crate) proxy_mode: ProxyMode,
+    /// Pods ask the Service `kube-dns` for names.
+    pub(crate) dns: bool,
     /// The `postern-cluster` binary.
     pub(crate) helper: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! Kubernetes, etcd and Helm: which versions, where their binaries are, and building them where they are not.
+//! Kubernetes, etcd, CoreDNS and Helm: which versions, where their binaries are, and building them where they are not.
 //!
 //! Each is built from its Go module (`cluster/go/`) into a folder of its own in the user's cache, named after all that
 //! the binary depends on. A folder that is there is complete: it appears by rename.
@@ -15,6 +15,8 @@ pub use build::{Progress, build};
 pub const KUBERNETES: &str = "v1.34.4";
 /// The etcd version: the one that this Kubernetes is released with. `cluster/go/etcd/go.mod` says the same.
 pub const ETCD: &str = "v3.6.5";
+/// The CoreDNS version: the one that this Kubernetes is released with. `cluster/go/coredns/go.mod` says the same.
+pub const COREDNS: &str = "v1.12.1";
 /// The Helm version. `cluster/go/helm/go.mod` says the same.
 pub const HELM: &str = "v4.3.1";
 
@@ -65,13 +67,15 @@ pub enum Program {
     Proxy,
     /// The command line.
     Kubectl,
+    /// Names of Services and pods.
+    CoreDns,
     /// The package manager, for trying the chart.
     Helm,
 }
 
 impl Program {
     /// All of them, what is needed first first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Etcd,
         Self::Apiserver,
         Self::Kubectl,
@@ -79,6 +83,7 @@ impl Program {
         Self::Scheduler,
         Self::Kubelet,
         Self::Proxy,
+        Self::CoreDns,
         Self::Helm,
     ];
 
@@ -93,6 +98,7 @@ impl Program {
             Self::Kubelet => "kubelet",
             Self::Proxy => "kube-proxy",
             Self::Kubectl => "kubectl",
+            Self::CoreDns => "coredns",
             Self::Helm => "helm",
         }
     }
@@ -102,6 +108,7 @@ impl Program {
     pub const fn version(self) -> &'static str {
         match self {
             Self::Etcd => ETCD,
+            Self::CoreDns => COREDNS,
             Self::Helm => HELM,
             _ => KUBERNETES,
         }
@@ -111,6 +118,7 @@ impl Program {
     fn module(self) -> PathBuf {
         let folder = match self {
             Self::Etcd => "etcd",
+            Self::CoreDns => "coredns",
             Self::Helm => "helm",
             _ => "kubernetes",
         };
@@ -121,6 +129,8 @@ impl Program {
     fn package(self) -> String {
         match self {
             Self::Etcd => "go.etcd.io/etcd/server/v3".to_owned(),
+            // Of our own, in the module itself: it names the plugins.
+            Self::CoreDns => ".".to_owned(),
             Self::Helm => "helm.sh/helm/v4/cmd/helm".to_owned(),
             _ => format!("k8s.io/kubernetes/cmd/{}", self.name()),
         }
@@ -130,7 +140,7 @@ impl Program {
     fn linker_flags(self) -> String {
         let strip = "-s -w";
         match self {
-            Self::Etcd => strip.to_owned(),
+            Self::Etcd | Self::CoreDns => strip.to_owned(),
             Self::Helm => format!("{strip} -X helm.sh/helm/v4/internal/version.version={HELM}"),
             _ => {
                 let package = "k8s.io/component-base/version";
@@ -146,7 +156,8 @@ impl Program {
     /// The folder of this very build, in the user's cache.
     fn folder(self) -> Result<PathBuf, Error> {
         let mut hash = Sha256::new();
-        for file in ["go.mod", "go.sum"] {
+        let own: &[&str] = if self == Self::CoreDns { &["main.go"] } else { &[] };
+        for file in ["go.mod", "go.sum"].iter().chain(own) {
             let path = self.module().join(file);
             hash.update(std::fs::read(&path).map_err(crate::files::Error::on("read", &path))?);
         }
@@ -185,7 +196,10 @@ mod tests {
     fn modules_hold_the_versions_that_are_said() {
         for program in Program::ALL {
             let module = std::fs::read_to_string(program.module().join("go.mod")).unwrap();
-            let root = program.package();
+            let root = match program {
+                Program::CoreDns => "github.com/coredns/coredns".to_owned(),
+                _ => program.package(),
+            };
             let required = module.lines().find_map(|line| {
                 let (path, version) = line.strip_prefix("require ")?.split_once(' ')?;
                 root.starts_with(path).then(|| version.to_owned())

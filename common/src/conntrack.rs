@@ -54,8 +54,8 @@ map_types! {
         /// TCP: which directions have sent a FIN, one bit each (`1 << direction`). Others: packets that nobody has answered
         /// yet, up to [`STREAM`].
         pub progress: u8 = 14,
-        /// 1: policy no longer allows it. Remembered, so that the other direction does not open it again.
-        pub denied: u8 = 15,
+        /// [`DENIED`], [`SERVICE`], or both.
+        pub flags: u8 = 15,
     }
 
     /// Key of maps `HALF_OPEN` and `FRAGMENTS`.
@@ -138,6 +138,12 @@ pub const fn wide(address: [u8; 16]) -> [u64; 2] {
     let (halves, _) = address.as_chunks::<8>();
     [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])]
 }
+
+/// Flag of a flow: policy no longer allows it. Remembered, so that the other direction does not open it again.
+pub const DENIED: u8 = 1;
+
+/// Flag of a flow: it goes to a Service, or to the pod's own node, and may end elsewhere.
+pub const SERVICE: u8 = 2;
 
 /// What a flow has shown so far.
 pub mod state {

@@ -1,8 +1,8 @@
 //! The one contract between the programs in the kernel and the agent: map keys and values, reasons, and the sizes
 //! they are declared with.
 //!
-//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`] and [`state`]; the programs
-//! write [`conntrack`] and the counters indexed by [`reason`]. Neither writes the other's.
+//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`], [`state`], and
+//! frontends in [`service`]; the programs write [`conntrack`], the rest of [`service`] and the counters indexed by [`reason`]. Neither writes the other's.
 //!
 //! Addresses and ports stand in network byte order inside address arrays, ports and ids in host byte order.
 //! All integers are little- or big-endian as the machine is: maps never leave it.
@@ -17,12 +17,13 @@ pub mod conntrack;
 pub mod endpoint;
 pub mod peer;
 pub mod reason;
+pub mod service;
 pub mod state;
 pub mod verdict;
 
 /// Version of everything declared here. Pinned maps live in a folder of this name, so that an agent never opens maps
 /// whose layout it does not know: change any type below, and this goes up by one.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// `IPPROTO_ICMP`
 pub const IPPROTO_ICMP: u8 = 1;
@@ -41,6 +42,8 @@ pub mod direction {
     pub const INGRESS: u8 = 0;
     /// From the pod: TC ingress of the host-side veth.
     pub const EGRESS: u8 = 1;
+    /// From the pod, behind the choice of a backend: `NF_INET_POST_ROUTING`, before source NAT.
+    pub const BEHIND_NAT: u8 = 2;
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 }

@@ -36,6 +36,8 @@ reasons! {
     Link = 4, "link",
     /// An ICMP error about a packet of a flow that was allowed.
     Related = 5, "related",
+    /// To a Service: judged where the backend is known.
+    Service = 6, "service",
     /// No policy allows the flow.
     DeniedByPolicy = 16, "denied-by-policy",
     /// The pod behind the veth is not known yet.
@@ -54,6 +56,8 @@ reasons! {
     Spoofed = 23, "spoofed",
     /// A new flow that policy allows could not be noted: its table is full, or the kernel has no memory.
     FlowTableFull = 24, "flow-table-full",
+    /// A packet behind the choice of a backend that is not what was noted of it on its way there.
+    Untraceable = 25, "untraceable",
 }
 
 impl Reason {

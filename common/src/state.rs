@@ -2,10 +2,12 @@
 
 map_types! {
     /// The one value of map `STATE`.
-    pub struct State [8] {
+    pub struct State [12] {
         /// Policy generation. Goes up after verdicts changed, so that flows allowed under an earlier one are judged again.
         pub generation: u32 = 0,
         /// Epoch of the peer tables in use (see [`crate::peer`]); the next agent takes the next one.
         pub epoch: u32 = 4,
+        /// 1: packets are judged behind the choice of a backend. 0: nobody does, so nothing may be left to it.
+        pub behind_nat: u32 = 8,
     }
 }

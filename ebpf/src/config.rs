@@ -6,6 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::Global;
 use postern_common::IPPROTO_TCP;
 use postern_common::conntrack::{Lifetimes, state};
+use postern_common::service::SkbLayout;
 
 /// 1: a flow that was allowed under an earlier policy generation is judged again (`--established=recheck`);
 /// 0: it stays (`--established=keep`).
@@ -15,6 +16,26 @@ static POSTERN_RECHECK: Global<u8> = Global::new(1);
 /// How long flows live without packets (`--timeout`).
 #[unsafe(no_mangle)]
 static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
+
+/// Where the kernel keeps what netfilter programs read of a packet.
+#[unsafe(no_mangle)]
+static POSTERN_SKB: SkbLayout = SkbLayout { tc_index: 0, len: 0, data_len: 0, head: 0, network_header: 0 };
+
+/// Byte offsets in the kernel's `struct sk_buff`.
+#[inline(always)]
+pub fn skb() -> SkbLayout {
+    let layout = &raw const POSTERN_SKB;
+    // SAFETY: a static's fields are there; volatile, since the loader puts other values in.
+    unsafe {
+        SkbLayout {
+            tc_index: read_volatile(&raw const (*layout).tc_index),
+            len: read_volatile(&raw const (*layout).len),
+            data_len: read_volatile(&raw const (*layout).data_len),
+            head: read_volatile(&raw const (*layout).head),
+            network_header: read_volatile(&raw const (*layout).network_header),
+        }
+    }
+}
 
 /// Whether flows of earlier policy generations are judged again.
 #[inline(always)]

@@ -1,12 +1,14 @@
 //! Established flows: how they go on, and when they are judged again.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{DENIED_LIFETIME, Flow, state};
+use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, SERVICE, state};
 
 use crate::config;
 use crate::family::Address;
 use crate::parse::Transport;
 use crate::scene::Scene;
+use crate::service;
+use crate::verdict;
 
 /// Both bits of [`Flow::progress`].
 const BOTH_FINISHED: u8 = 0b11;
@@ -14,7 +16,7 @@ const BOTH_FINISHED: u8 = 0b11;
 /// Whether a flow needs no second thought: alive, allowed, and under the current policy generation.
 #[inline(always)]
 pub fn is_current(flow: &Flow, generation: u32, now: u64) -> bool {
-    flow.expires > now && flow.denied == 0 && (flow.generation == generation || !config::recheck())
+    flow.expires > now && flow.flags & DENIED == 0 && (flow.generation == generation || !config::recheck())
 }
 
 /// Notes a packet of an established flow.
@@ -46,13 +48,21 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
 #[inline(always)]
 pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
     if flow.generation != scene.generation && config::recheck() {
+        scene.ask(flow.initiator);
+        if flow.flags & SERVICE != 0 {
+            service::ask_about_backend(scene);
+        }
+        let reason = verdict::judge(ctx, scene);
+        if flow.flags & SERVICE != 0 {
+            return service::is_allowed_still(ctx, scene, flow, reason);
+        }
         // It may be from before the pod was guarded.
-        let allowed = !scene.judge(ctx, flow.initiator).drops() && !scene.is_for_another();
-        flow.denied = u8::from(!allowed);
+        let allowed = !reason.drops() && !scene.is_for_another();
+        flow.flags = if allowed { 0 } else { DENIED };
         flow.generation = scene.generation;
     }
-    if flow.denied != 0 {
+    if flow.flags & DENIED != 0 {
         flow.expires = scene.now + DENIED_LIFETIME;
     }
-    flow.denied == 0
+    flow.flags & DENIED == 0
 }

@@ -7,14 +7,20 @@ use postern_common::reason::Reason;
 
 use crate::maps::COUNTERS;
 
+/// Counts a packet under its reason.
+#[inline(always)]
+pub fn packet(reason: Reason, direction: u8) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason.counter(direction)) {
+        // SAFETY: the slot belongs to this CPU, and programs of one hook on one CPU do not interrupt each other.
+        unsafe { *counter += 1 };
+    }
+}
+
 /// Counts a packet under its reason and says what TC is to do with it: drop, or go on to the next program
 /// (`TC_ACT_UNSPEC`, which is `TCX_NEXT` too), so that other TC programs on the device keep working.
 #[inline(always)]
 pub fn conclude<const DIRECTION: u8>(ctx: &TcContext, reason: Reason) -> i32 {
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason.counter(DIRECTION)) {
-        // SAFETY: the slot belongs to this CPU, and TC programs on one CPU do not interrupt each other.
-        unsafe { *counter += 1 };
-    }
+    packet(reason, DIRECTION);
     if reason.drops() {
         // SAFETY: the context of a running program is valid.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };

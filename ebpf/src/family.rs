@@ -6,10 +6,12 @@ use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, Flow4, Flow6, IPV6, wide};
 use postern_common::endpoint::{PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::service::{Backend, Frontend, FrontendKey4, FrontendKey6};
 
 use crate::frame::Unreadable;
 use crate::maps::{
-    FLOWS4, FLOWS6, PEERS4, PEERS6, POD_ADDRESSES4, POD_ADDRESSES6, PREFIXES4, PREFIXES6, SCENES4, SCENES6,
+    BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, PEERS4, PEERS6, POD_ADDRESSES4,
+    POD_ADDRESSES6, PREFIXES4, PREFIXES6, SCENES4, SCENES6,
 };
 use crate::parse::{self, Packet};
 use crate::scene::Scene;
@@ -54,6 +56,15 @@ pub trait Address: Copy + Default + PartialEq {
     /// The peer that an address is, by its own entry or else by the longest CIDR that holds it.
     fn peer(self, epoch: u32) -> Option<Peer>;
 
+    /// What is known of a port of this address, where a Service's backends are behind it.
+    fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend>;
+
+    /// Where a flow's packets went when last seen.
+    fn backend(flow: &Self::FlowKey) -> Option<Backend>;
+
+    /// Notes where a flow's packets go.
+    fn set_backend(flow: &Self::FlowKey, backend: &Backend);
+
     /// Whether the address is one of the pod's own.
     fn is_pods(self, ifindex: u32) -> bool;
 
@@ -66,6 +77,9 @@ pub trait Address: Copy + Default + PartialEq {
     /// The address where both families share a map.
     fn widen(self) -> [u64; 2];
 
+    /// The reverse of [`Self::widen`].
+    fn narrow(wide: [u64; 2]) -> Self;
+
     /// This CPU's room for what is known of the packet at hand.
     fn scene() -> Option<*mut Scene<Self>>;
 
@@ -75,12 +89,15 @@ pub trait Address: Copy + Default + PartialEq {
     /// Added to the protocol in keys that both families share.
     const FAMILY: u32;
 
+    /// Byte offset of the source address in the IP header; the destination's is behind it.
+    const SOURCE: u32;
+
     /// Bytes of a frame that hold all headers that are read.
     const HEADERS: u32;
 }
 
 macro_rules! address_family {
-    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, { $($own_items:tt)* }) => {
+    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $backends:ident, { $($own_items:tt)* }) => {
         impl Address for $address {
             type Bytes = [u8; $bytes];
             type FlowKey = $flow;
@@ -124,6 +141,23 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
+            fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend> {
+                let key = $frontend { epoch, address: self.bytes(), port, protocol: u16::from(protocol) };
+                steady::read(|| $frontends.get_ptr(&key))
+            }
+
+            #[inline(always)]
+            fn backend(flow: &$flow) -> Option<Backend> {
+                steady::read(|| $backends.get_ptr(flow))
+            }
+
+            #[inline(always)]
+            fn set_backend(flow: &$flow, backend: &Backend) {
+                // Without memory for it, the flow is judged behind the choice alone.
+                let _ = $backends.insert(flow, backend, u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
             fn is_pods(self, ifindex: u32) -> bool {
                 $owns.get_ptr($own { ifindex, address: self.bytes() }).is_some()
             }
@@ -157,6 +191,9 @@ address_family!(
     PREFIXES4,
     POD_ADDRESSES4,
     SCENES4,
+    FrontendKey4,
+    FRONTENDS4,
+    BACKENDS4,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 4] {
@@ -193,7 +230,15 @@ address_family!(
             slot::mix(hash, u64::from(u32::from_be(self)))
         }
 
+        #[inline(always)]
+        fn narrow([first, _]: [u64; 2]) -> Self {
+            let [a, b, c, d, ..] = first.to_ne_bytes();
+            Self::from_ne_bytes([a, b, c, d])
+        }
+
         const FAMILY: u32 = 0;
+
+        const SOURCE: u32 = 12;
 
         // Ethernet with two tags, the longest IPv4 header and the longest TCP header.
         const HEADERS: u32 = 22 + 60 + 60;
@@ -212,6 +257,9 @@ address_family!(
     PREFIXES6,
     POD_ADDRESSES6,
     SCENES6,
+    FrontendKey6,
+    FRONTENDS6,
+    BACKENDS6,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 16] {
@@ -250,7 +298,15 @@ address_family!(
             slot::mix(slot::mix(hash, u64::from_be(first)), u64::from_be(second))
         }
 
+        #[inline(always)]
+        fn narrow(wide: [u64; 2]) -> Self {
+            // SAFETY: both are sixteen plain bytes.
+            unsafe { core::mem::transmute(wide) }
+        }
+
         const FAMILY: u32 = IPV6;
+
+        const SOURCE: u32 = 8;
 
         // As far as a transport header may begin, and the longest TCP header.
         const HEADERS: u32 = parse::MAX_OFFSET as u32 + 60;

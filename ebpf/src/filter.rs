@@ -1,10 +1,11 @@
 //! In what order a packet is judged: the numbers here are those of docs/packet-path.md.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, state};
+use postern_common::conntrack::{Flow, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
+use postern_common::service::JUDGED;
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
 use crate::count::conclude;
@@ -14,6 +15,7 @@ use crate::frame::Unreadable;
 use crate::maps::ENDPOINTS;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
 use crate::scene::{Scene, ifindex, readable};
+use crate::service::{self, has_ports};
 use crate::sockets::{self, Connection};
 use crate::verdict::{self, Question};
 use crate::{conntrack, fragment, guard, half_open, steady};
@@ -58,6 +60,9 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
         let is_against = transport.starts && flow.initiator != DIRECTION;
         if conntrack::is_current(flow, scene.generation, scene.now) && !is_against {
             conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
+            if service::crosses(flow, DIRECTION) {
+                service::cross(ctx, scene, 0);
+            }
             return Reason::Established;
         }
     }
@@ -99,6 +104,19 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     } else {
         reason_of_flow::<DIRECTION, A>(ctx, scene)
     };
+    if DIRECTION == EGRESS
+        && !reason.drops()
+        && has_ports(scene.packet.protocol)
+        && !scene.packet.transport.error
+    {
+        // Of flows that are known, those to Services; of what is new, everything: wherever it goes, policy has not allowed more than
+        // the address that stands on it.
+        match reason {
+            Reason::Established if !scene.service => {}
+            Reason::AllowedByPolicy | Reason::NotIsolated => service::cross(ctx, scene, JUDGED),
+            _ => service::cross(ctx, scene, 0),
+        }
+    }
     if scene.packet.fragment == Fragment::First {
         fragment::note::<DIRECTION, A>(scene, !reason.drops());
     }
@@ -159,6 +177,7 @@ fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scen
         let flow: &mut Flow = unsafe { &mut *flow };
         if flow.expires > scene.now && !(transport.starts && flow.initiator != DIRECTION) {
             if conntrack::judge_again(ctx, scene, flow) {
+                scene.service = flow.flags & SERVICE != 0;
                 if note {
                     conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
                 }
@@ -196,6 +215,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     let generation = flow.generation;
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
     scene.half_open.flow = flow;
+    scene.service = flow.flags & SERVICE != 0;
     // Only what was judged again has changed more than its age and state.
     if !allowed || scene.half_open.flow.generation != generation {
         half_open::update(scene);
@@ -248,7 +268,8 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
             return Reason::Related;
         }
     }
-    scene.question = Question { direction: DIRECTION, peer, protocol: IPPROTO_ICMP, port: 0 };
+    let (direction, protocol, port) = (DIRECTION, IPPROTO_ICMP, 0);
+    scene.question = Question { direction, peer, protocol, port, resolved: false };
     verdict::judge(ctx, scene)
 }
 
@@ -264,7 +285,16 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
             return Reason::Established;
         }
     }
-    let reason = scene.judge(ctx, DIRECTION);
+    let mut reason = scene.judge(ctx, DIRECTION);
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+        // Allowed whatever became of the flow before.
+        reason = Reason::AllowedByPolicy;
+        known = Known::Nothing;
+        if scene.absent == 0 {
+            A::forget(&scene.key);
+            scene.absent = 1;
+        }
+    }
     if !transport.flow || reason == Reason::Quarantined {
         return reason;
     }
@@ -293,9 +323,10 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
         // Once more before it is established; it was judged just now.
-        if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.denied != 0 {
+        let flags = if scene.service { SERVICE } else { 0 };
+        if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.flags != flags {
             scene.half_open.flow.generation = scene.generation;
-            scene.half_open.flow.denied = 0;
+            scene.half_open.flow.flags = flags;
             half_open::update(scene);
         }
         step(scene, DIRECTION);
@@ -333,8 +364,11 @@ fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A
         return PickedUp::Denied;
     }
     let Packet { transport, protocol, .. } = scene.packet;
+    scene.service &= initiator == EGRESS;
+    let flags = if scene.service { SERVICE } else { 0 };
     let flow = &mut scene.half_open.flow;
-    *flow = Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, ..Flow::default() };
+    *flow =
+        Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
     conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
     // Where there is no room, the next packet asks again.
     let _ = A::remember(&scene.key, flow);

@@ -3,11 +3,15 @@
 //! [`filter`] says in what order a packet is judged; [`guard`] checks senders alone. Maps are declared in [`maps`], their
 //! types in `postern-common`; the agent writes the policy, the programs the flows, fragments and counters.
 //!
-//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`).
+//! What may be on its way to a Service's backend is judged once more, behind the choice of the backend: [`service`] is the near side
+//! of that, [`behind_nat`] the far one.
+//!
+//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`); 6.4 for [`behind_nat`].
 
 #![no_std]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
 
+pub mod behind_nat;
 pub mod config;
 pub mod conntrack;
 pub mod count;
@@ -20,6 +24,8 @@ pub mod half_open;
 pub mod maps;
 pub mod parse;
 pub mod scene;
+pub mod service;
+pub mod skb;
 pub mod slot;
 pub mod sockets;
 pub mod steady;

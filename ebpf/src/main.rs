@@ -8,7 +8,8 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_ebpf::{filter, guard};
+use postern_ebpf::skb::{NetfilterContext, Skb};
+use postern_ebpf::{behind_nat, filter, guard};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]
@@ -26,6 +27,25 @@ pub fn postern_to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn postern_guard(ctx: TcContext) -> i32 {
     guard::judge(&ctx)
+}
+
+/// `NF_INET_POST_ROUTING` for IPv4, before source NAT: packets of isolated pods, once it is known where they go.
+///
+/// In the section of TC programs, whose instructions do not tell what they are for: the loader that is used knows no
+/// netfilter programs, and the agent loads this one by itself.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the kernel calls with the context of this program.
+    behind_nat::judge::<u32>(unsafe { Skb::of(context) })
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub extern "C" fn postern_behind_nat6(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the kernel calls with the context of this program.
+    behind_nat::judge::<[u32; 4]>(unsafe { Skb::of(context) })
 }
 
 #[panic_handler]

@@ -12,6 +12,10 @@ use postern_common::peer::{
     MAX_PEERS, MAX_PREFIXES, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6,
 };
 use postern_common::reason::Reason;
+use postern_common::service::{
+    Backend, CROSSINGS as MAX_CROSSINGS, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin,
+    MAX_BACKENDS, MAX_FRONTENDS, MAX_HAIRPINS,
+};
 use postern_common::state::State;
 use postern_common::verdict::{MAX_PORT_PAGES, MAX_VERDICTS, PortPage, PortPageKey, Verdict, VerdictKey};
 
@@ -57,6 +61,30 @@ pub static POD_ADDRESSES4: HashMap<PodAddress4, u32, MAX_POD_ADDRESSES, GROWING>
 /// (veth, address) -> 1: the pod's own addresses. Written by the agent.
 #[btf_map]
 pub static POD_ADDRESSES6: HashMap<PodAddress6, u32, MAX_POD_ADDRESSES, GROWING> = HashMap::new();
+
+/// Frontend -> who judges what goes there. Written by the agent.
+#[btf_map]
+pub static FRONTENDS4: HashMap<FrontendKey4, Frontend, MAX_FRONTENDS, GROWING> = HashMap::new();
+
+/// Frontend -> who judges what goes there. Written by the agent.
+#[btf_map]
+pub static FRONTENDS6: HashMap<FrontendKey6, Frontend, MAX_FRONTENDS, GROWING> = HashMap::new();
+
+/// Packets on their way to the choice of a backend. Written by the programs.
+#[btf_map]
+pub static CROSSINGS: Array<Crossing, { MAX_CROSSINGS as usize }> = Array::new();
+
+/// Flow to a Service -> where its packets go. Written by the programs behind the choice.
+#[btf_map]
+pub static BACKENDS4: LruHashMap<Flow4, Backend, MAX_BACKENDS> = LruHashMap::new();
+
+/// Flow to a Service -> where its packets go. Written by the programs behind the choice.
+#[btf_map]
+pub static BACKENDS6: LruHashMap<Flow6, Backend, MAX_BACKENDS> = LruHashMap::new();
+
+/// Packet on its way back to who sent it -> nanoseconds of `CLOCK_MONOTONIC` until which it may be. Written by the programs.
+#[btf_map]
+pub static HAIRPINS: LruHashMap<Hairpin, u64, MAX_HAIRPINS> = LruHashMap::new();
 
 /// Established flows, from the pod's point of view. Written by the programs.
 #[btf_map]

@@ -104,6 +104,6 @@ pub struct Transport {
     pub kind: u8,
     /// ICMP and ICMPv6: code.
     pub code: u8,
-    /// Offset in the frame of what follows the eight bytes of an ICMP or ICMPv6 header.
+    /// Offset in the frame of what follows the eight bytes of an ICMP or ICMPv6 header; with ports, of the header itself.
     pub body: usize,
 }

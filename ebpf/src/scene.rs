@@ -42,6 +42,12 @@ pub struct Scene<A: Address> {
     pub key: A::FlowKey,
     /// 1: there is no established flow with that key, as far as was looked already.
     pub absent: u8,
+    /// Which way the packet goes (see [`postern_common::direction`]).
+    pub direction: u8,
+    /// It goes to a Service, or to the pod's own node, so that it may end elsewhere; known once policy was asked.
+    pub service: bool,
+    /// Packets of this family that crossed on this CPU: nothing of the packet at hand.
+    pub crossings: u32,
     /// What policy is asked.
     pub question: Question<A>,
     /// Where the IP header begins.
@@ -74,6 +80,8 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     pub fn read<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
         self.ifindex = ifindex(ctx);
+        self.direction = DIRECTION;
+        self.service = false;
         self.readable = match parse(ctx, self.forget(start), &mut self.packet) {
             Ok(()) => readable::YES,
             Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
@@ -126,10 +134,17 @@ impl<A: Address> Scene<A> {
     /// What policy says of this packet's flow, started in a direction.
     #[inline(always)]
     pub fn judge(&mut self, ctx: &TcContext, direction: u8) -> Reason {
+        self.ask(direction);
+        verdict::judge(ctx, self)
+    }
+
+    /// Asks whether policy allows this packet's flow, started in a direction.
+    #[inline(always)]
+    pub fn ask(&mut self, direction: u8) {
         // A flow's port is that of the side that did not start it.
         let port = if direction == EGRESS { self.peer.1 } else { self.pod.1 };
-        self.question = Question { direction, peer: self.peer.0, protocol: self.packet.protocol, port };
-        verdict::judge(ctx, self)
+        let protocol = self.packet.protocol;
+        self.question = Question { direction, peer: self.peer.0, protocol, port, resolved: false };
     }
 }
 

@@ -5,14 +5,16 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
 use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
+use postern_common::service::BEHIND_NAT;
 use postern_common::verdict::{
     EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, PortPageKey, Verdict, VerdictKey,
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::family::Address;
-use crate::maps::{PORT_PAGES, VERDICTS};
+use crate::maps::{PORT_PAGES, STATE, VERDICTS};
 use crate::scene::Scene;
+use crate::service::has_ports;
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -25,14 +27,19 @@ pub struct Question<A> {
     pub protocol: u8,
     /// Port of the side that does not start it, in host byte order; zero where there is none.
     pub port: u16,
+    /// The peer is where packets end, not a frontend.
+    pub resolved: bool,
 }
 
 /// Judges a new flow of one direction, as the scene's question has it, by policy alone, without regard to what was allowed before.
 ///
 /// 1. A direction that no policy isolates: allowed.
-/// 2. The pod's own node: allowed when the packet goes there, or when a socket of the node sent it
+/// 2. A Service's frontend: its backends decide, each behind the choice, or all of them together.
+/// 3. The pod's own node: allowed when the packet goes there, or when a socket of the node sent it
 ///    (`skb->sk`; forwarded packets have none).
-/// 3. The verdict of the pod's class and the peer's.
+/// 4. The verdict of the pod's class and the peer's.
+///
+/// The scene says then whether the packet may end elsewhere.
 ///
 /// A function of its own, since it is asked at several places; so are its two look-ups, for their stack.
 #[inline(never)]
@@ -40,12 +47,23 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let endpoint = &scene.endpoint;
     let direction = scene.question.direction;
     let class = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
+    if class == NOT_ISOLATED && direction == INGRESS {
+        return Reason::NotIsolated;
+    }
+    let mut key = VerdictKey { subject: class, peer: frontend_class(scene) };
+    if key.peer == NONE {
+        key.peer = peer_class(ctx, scene);
+    }
+    scene.service = direction == EGRESS && (key.peer == NODE || key.peer == BEHIND_NAT);
     if class == NOT_ISOLATED {
         return Reason::NotIsolated;
     }
-    let key = VerdictKey { subject: class, peer: peer_class(ctx, scene) };
     if key.peer == NODE {
         return Reason::Node;
+    }
+    if key.peer == BEHIND_NAT && class != QUARANTINE {
+        let is_judged = STATE.get(0).is_some_and(|state| state.behind_nat != 0);
+        return if is_judged { Reason::Service } else { Reason::DeniedByPolicy };
     }
     if class == QUARANTINE {
         return Reason::Quarantined;
@@ -60,7 +78,19 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
 }
 
 /// In place of a peer class: the pod's own node. No class has this number.
-const NODE: u32 = u32::MAX;
+const NODE: u32 = u32::MAX - 1;
+/// In place of a peer class: there is none.
+const NONE: u32 = u32::MAX - 2;
+
+/// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
+#[inline(never)]
+fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
+    let Question { direction, peer, protocol, port, resolved } = scene.question;
+    if direction == INGRESS || resolved || !has_ports(protocol) {
+        return NONE;
+    }
+    peer.frontend(scene.endpoint.epoch, protocol, port).map_or(NONE, |frontend| frontend.class)
+}
 
 /// The class of the peer in question, or [`NODE`].
 #[inline(never)]
@@ -79,7 +109,7 @@ fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one
 /// look-up.
 #[inline(never)]
-fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
+pub fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
     let whole = match protocol {
         IPPROTO_TCP => EVERYTHING | EVERY_TCP,
         IPPROTO_UDP => EVERYTHING | EVERY_UDP,

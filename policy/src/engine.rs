@@ -16,6 +16,7 @@ mod blocks;
 mod classes;
 mod cluster;
 mod dump;
+mod frontends;
 mod index;
 mod peers;
 mod publish;
@@ -35,6 +36,7 @@ use self::attributes::Attributes;
 use self::blocks::Blocks;
 use self::classes::Classes;
 use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
+use self::frontends::Frontends;
 use self::peers::Peers;
 use self::rules::{Facts, RuleSet};
 use self::tracked::Tracked;
@@ -88,6 +90,7 @@ pub struct Engine {
     rule_sets: Classes<RuleSet>,
     subjects: Tracked<NamespacedName, Subject>,
     peers: Peers,
+    frontends: Frontends,
 }
 
 impl Engine {
@@ -110,6 +113,7 @@ impl Engine {
             rule_sets: Classes::new(first_class.0),
             subjects: Tracked::default(),
             peers: Peers::new(first_class.0),
+            frontends: Frontends::default(),
         }
     }
 
@@ -125,7 +129,11 @@ impl Engine {
             }
             // Whose processes are exempt is for the kernel to say (`set_local_addresses`), not for `status.addresses`.
             Object::Node(node) => {
-                return self.nodes.insert(node.name.clone(), node.clone()).as_ref() != Some(&node);
+                let differs = self.nodes.insert(node.name.clone(), node.clone()).as_ref() != Some(&node);
+                if differs {
+                    self.node_changed();
+                }
+                return differs;
             }
             Object::Pod(pod) => {
                 let known = self.pods.key(&pod.id).and_then(|key| self.pods.get(key));
@@ -135,8 +143,8 @@ impl Engine {
                 let (key, old) = self.pods.insert(Arc::new(pod));
                 self.pod_changed(key, old.as_deref());
             }
-            // Frontends are not told from other addresses yet: nothing is kept of them.
-            Object::Service(_) | Object::EndpointSlice(_) => return false,
+            Object::Service(service) => return self.apply_service(service),
+            Object::EndpointSlice(slice) => return self.apply_slice(slice),
             Object::NetworkPolicy(policy) => {
                 if self.policies.get(&policy.id).is_some_and(|known| **known == policy) {
                     return false;
@@ -159,8 +167,15 @@ impl Engine {
                 }
                 self.namespace_changed(name);
             }
-            ObjectRef::Node(name) => return self.nodes.remove(name).is_some(),
-            ObjectRef::Service(_) | ObjectRef::EndpointSlice(_) => return false,
+            ObjectRef::Node(name) => {
+                let was_known = self.nodes.remove(name).is_some();
+                if was_known {
+                    self.node_changed();
+                }
+                return was_known;
+            }
+            ObjectRef::Service(id) => return self.delete_service(id),
+            ObjectRef::EndpointSlice(id) => return self.delete_slice(id),
             ObjectRef::Pod(id) => {
                 let Some(key) = self.pods.key(id) else { return false };
                 let old = self.pods.remove(key);
@@ -193,7 +208,7 @@ impl Engine {
     }
 
     /// Every pod in scope, by name.
-    pub fn local_pods(&self) -> impl Iterator<Item = LocalPod> {
+    pub fn local_pods(&self) -> impl Iterator<Item = LocalPod> + use<> {
         let mut pods: Vec<_> = self.locals.keys().filter_map(|key| self.local(*key)).collect();
         pods.sort_by(|left, right| left.pod.id.cmp(&right.pod.id));
         pods.into_iter()
@@ -232,6 +247,9 @@ impl Engine {
         self.dirty.extend(before.symmetric_difference(&now).map(|address| IpNet::from(*address)));
         self.refresh_facts(key);
         self.refresh_subject(key);
+        if let Some(pod) = new.as_deref().or(old) {
+            self.pod_may_serve(pod);
+        }
     }
 
     fn policy_changed(&mut self, id: &NamespacedName, versions: &[Option<Arc<NetworkPolicy>>]) {

@@ -32,4 +32,4 @@ pub mod testkit;
 pub use engine::{Engine, LocalPod, Scope};
 pub use plan::{Action, Plan};
 pub use ports::{PortRange, PortSet};
-pub use tables::{ClassId, PeerClass, PeerEntry, Subject, Tables};
+pub use tables::{ClassId, FrontendEntry, PeerClass, PeerEntry, Subject, Tables};

@@ -13,11 +13,12 @@ mod transition;
 
 use ipnet::IpNet;
 
-pub(crate) use self::transition::{PeerChange, Sides, SubjectChange, Transition};
+pub(crate) use self::transition::{FrontendChange, PeerChange, Sides, SubjectChange, Transition};
 
 use crate::model::NamespacedName;
 use crate::ports::PortSet;
-use crate::tables::{ClassId, PeerClass, PeerEntry, Subject, Tables};
+use crate::services::Frontend;
+use crate::tables::{ClassId, FrontendEntry, PeerClass, PeerEntry, Subject, Tables};
 
 /// One write to the kernel's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,18 @@ pub enum Action {
     RemovePeer {
         /// The prefix, masked.
         prefix: IpNet,
+    },
+    /// Inserts or replaces who judges what is sent to a frontend.
+    SetFrontend {
+        /// The frontend.
+        frontend: Frontend,
+        /// Who judges.
+        entry: FrontendEntry,
+    },
+    /// Forgets a frontend: what is sent there is judged by its address.
+    RemoveFrontend {
+        /// The frontend.
+        frontend: Frontend,
     },
     /// Inserts or replaces a local pod's classes, both directions in one write.
     SetSubject {
@@ -88,6 +101,6 @@ impl Plan {
 /// ([`Tables::next_class`]). Otherwise the end is still `desired`, but the way there is not safe.
 pub fn diff(recorded: &Tables, desired: &Tables) -> Plan {
     let sides = diff::TableSides::new(recorded, desired);
-    let (subjects, peers) = sides.changes();
-    Transition::new(&sides, subjects, peers).plan()
+    let (subjects, peers, frontends) = sides.changes();
+    Transition::new(&sides, subjects, peers, frontends).plan()
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{EndpointSlice, NamespacedName, Node, Pod, Protocol, Service, ServicePort, TargetPort};
+use crate::model::{
+    ContainerPort, EndpointSlice, NamespacedName, Node, Pod, Protocol, Service, ServicePort, TargetPort,
+};
 
 /// An address and port that lead to a Service's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,9 +169,8 @@ impl TargetPort {
         match self {
             Self::Number(number) => Some(*number),
             Self::Named(name) => {
-                let mut declared = pod.ports.iter();
-                let port = declared.find(|it| it.protocol == protocol && it.name.as_ref() == Some(name))?;
-                Some(port.number)
+                let is_it = |it: &&ContainerPort| it.protocol == protocol && it.name.as_ref() == Some(name);
+                pod.ports.iter().find(is_it).map(|port| port.number)
             }
         }
     }

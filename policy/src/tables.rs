@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::model::{Direction, NamespacedName};
 use crate::ports::PortSet;
+use crate::services::Frontend;
 
 /// A subject class: one distinct set of effective rules of one direction. One number space for both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +74,15 @@ pub struct PeerEntry {
     pub local: bool,
 }
 
+/// Who judges what is sent to a Service's frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendEntry {
+    /// Whoever sees where the packet goes, behind the choice of a backend.
+    BehindNat,
+    /// This class, which stands for all backends together: its verdict is everything or nothing.
+    Together(PeerClass),
+}
+
 /// Everything the packet path looks up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -80,6 +90,8 @@ pub struct Tables {
     pub subjects: BTreeMap<NamespacedName, Subject>,
     /// Remote addresses: the longest prefix decides, and full-length prefixes (`/32`, `/128`) are exact addresses.
     pub peers: BTreeMap<IpNet, PeerEntry>,
+    /// Services' frontends that have backends.
+    pub frontends: BTreeMap<Frontend, FrontendEntry>,
     /// What each subject class allows each peer class; a missing entry allows nothing.
     pub verdicts: BTreeMap<(ClassId, PeerClass), PortSet>,
 }
@@ -143,6 +155,17 @@ impl Tables {
                 .iter()
                 .map(|(prefix, entry)| (*prefix, PeerEntry { class: peer(entry.class), local: entry.local }))
                 .collect(),
+            frontends: self
+                .frontends
+                .iter()
+                .map(|(frontend, entry)| {
+                    let entry = match entry {
+                        FrontendEntry::BehindNat => FrontendEntry::BehindNat,
+                        FrontendEntry::Together(class) => FrontendEntry::Together(peer(*class)),
+                    };
+                    (*frontend, entry)
+                })
+                .collect(),
             verdicts: self.verdicts.iter().map(|((s, p), v)| ((class(*s), peer(*p)), v.clone())).collect(),
         }
     }
@@ -164,10 +187,14 @@ impl Tables {
         both.filter(|class| *class != ClassId::NOT_ISOLATED).collect()
     }
 
-    /// Peer classes that some prefix is in, and [`PeerClass::UNKNOWN`], where all other addresses are.
+    /// Peer classes that some prefix or frontend is in, and [`PeerClass::UNKNOWN`], where all other addresses are.
     #[must_use]
     pub fn peer_classes(&self) -> BTreeSet<PeerClass> {
-        self.peers.values().map(|entry| entry.class).chain([PeerClass::UNKNOWN]).collect()
+        let together = self.frontends.values().filter_map(|entry| match entry {
+            FrontendEntry::BehindNat => None,
+            FrontendEntry::Together(class) => Some(*class),
+        });
+        self.peers.values().map(|entry| entry.class).chain(together).chain([PeerClass::UNKNOWN]).collect()
     }
 }
 
@@ -205,6 +232,14 @@ impl fmt::Display for Tables {
         }
         for (prefix, entry) in &self.peers {
             writeln!(f, "peer {prefix}: {}{}", entry.class, if entry.local { " local" } else { "" })?;
+        }
+        for (Frontend { address, protocol, port }, entry) in &self.frontends {
+            match entry {
+                FrontendEntry::BehindNat => writeln!(f, "frontend {address} {protocol} {port}: behind NAT")?,
+                FrontendEntry::Together(class) => {
+                    writeln!(f, "frontend {address} {protocol} {port}: {class}")?
+                }
+            }
         }
         for ((subject, peer), ports) in &self.verdicts {
             writeln!(f, "verdict {subject} {peer}: {ports}")?;

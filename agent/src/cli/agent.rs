@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::timeout::{self, Timeout};
 use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
-use crate::datapath::object::{Established, Settings};
+use crate::datapath::object::{Established, Services, Settings};
 use crate::privileges;
 
 /// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
@@ -74,6 +74,10 @@ pub(super) struct Agent {
     /// What becomes of established connections when policy changes
     #[arg(long, env = "POSTERN_ESTABLISHED", value_enum, default_value_t)]
     established: Established,
+
+    /// How packets to Services are judged
+    #[arg(long, env = "POSTERN_SERVICES", value_enum, default_value_t)]
+    services: Services,
 
     /// Who may send from its own addresses alone; pods annotated postern.dev/antispoof: "off" may send from any
     #[arg(long, env = "POSTERN_ANTISPOOF", value_enum, default_value_t)]
@@ -171,6 +175,7 @@ impl Agent {
                 established: self.established,
                 debug: self.debug_programs,
                 lifetimes: timeout::lifetimes(&self.timeouts),
+                services: self.services,
             },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

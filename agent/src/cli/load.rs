@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::datapath::attach::{self, Mode};
+use crate::datapath::behind_nat;
 use crate::datapath::object::{self, ALL_PROGRAMS, Settings};
 use crate::datapath::wanted::Wanted;
 use crate::datapath::{Datapath, ExecuteError};
@@ -42,18 +43,33 @@ impl Load {
             return Ok(ExitCode::SUCCESS);
         }
         let mut table = super::plain_table(["PROGRAM", "ESTABLISHED", "DEBUG", "VERIFIED INSTRUCTIONS"]);
+        let mut without = None;
         for settings in Settings::ALL {
             let mut ebpf = object::load(None, settings)?;
+            let established = format!("{:?}", settings.established).to_lowercase();
+            let debug = if settings.debug { "on" } else { "off" };
+            match behind_nat::verify(&ebpf) {
+                Ok(programs) => {
+                    for (name, verified) in programs {
+                        table.add_row([name, &established, debug, &verified.to_string()]);
+                    }
+                }
+                Err(error) => without = Some(error),
+            }
             for name in ALL_PROGRAMS {
                 let info = object::program(&mut ebpf, name)?.info()?;
                 // The kernel tells since 5.16.
                 let verified =
                     info.verified_instruction_count().map_or("unknown".to_owned(), |it| it.to_string());
-                let established = format!("{:?}", settings.established).to_lowercase();
-                table.add_row([name, &established, if settings.debug { "on" } else { "off" }, &verified]);
+                table.add_row([name, &established, debug, &verified]);
             }
         }
         println!("{table}");
+        if let Some(error) = without {
+            println!(
+                "\nnothing can be judged behind the choice of a Service's backend (--services together): {error}"
+            );
+        }
         let mode = attach::probe();
         println!("\nattach mode on this kernel: {mode:?}");
         if let Some(interface) = self.iface {

@@ -20,7 +20,9 @@ pub const fn number(protocol: Protocol) -> u8 {
     }
 }
 
-const fn protocol(number: u8) -> Option<Protocol> {
+/// The protocol of a number; none for those without ports.
+#[must_use]
+pub const fn protocol(number: u8) -> Option<Protocol> {
     match number {
         IPPROTO_TCP => Some(Protocol::Tcp),
         IPPROTO_UDP => Some(Protocol::Udp),

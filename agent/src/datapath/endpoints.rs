@@ -69,10 +69,9 @@ impl Endpoints {
     ///
     /// # Errors
     ///
-    /// The folder for links cannot be made or read, or the map cannot.
-    pub fn begin(mode: Mode, pins: &Path, maps: &Maps) -> std::io::Result<Self> {
-        let links = pins.join("links");
-        std::fs::create_dir_all(&links)?;
+    /// The folder for links cannot be read, or the map cannot.
+    pub fn begin(mode: Mode, links: &Path, maps: &Maps) -> std::io::Result<Self> {
+        let links = links.to_owned();
         let mut adopted: BTreeSet<u32> = attach::pinned(&links)?.into_iter().collect();
         adopted.extend(maps.endpoints.keys().filter_map(Result::ok));
         // A veth with nothing but the guard has no endpoint, and with clsact no pinned link either.

@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, HalfOpen, Slot};
 use postern_common::endpoint::{Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::service::{Backend, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin};
 use postern_common::state::State;
 use postern_common::verdict::{PortPage, PortPageKey, Verdict, VerdictKey};
 
@@ -44,6 +45,12 @@ pub const SHAPES: &[Shape] = &[
     shape::<VerdictKey, Verdict>("VERDICTS"),
     shape::<PortPageKey, PortPage>("PORT_PAGES"),
     shape::<u32, State>("STATE"),
+    shape::<FrontendKey4, Frontend>("FRONTENDS4"),
+    shape::<FrontendKey6, Frontend>("FRONTENDS6"),
+    shape::<u32, Crossing>("CROSSINGS"),
+    shape::<Flow4, Backend>("BACKENDS4"),
+    shape::<Flow6, Backend>("BACKENDS6"),
+    shape::<Hairpin, u64>("HAIRPINS"),
     shape::<Flow4, Flow>("FLOWS4"),
     shape::<Flow6, Flow>("FLOWS6"),
     shape::<PodAddress4, u32>("POD_ADDRESSES4"),
@@ -103,6 +110,18 @@ pub struct Maps {
     pub port_pages: HashMap<MapData, PortPageKey, PortPage>,
     /// Generation and epoch.
     pub state: Array<MapData, State>,
+    /// IPv4 frontends.
+    pub frontends4: HashMap<MapData, FrontendKey4, Frontend>,
+    /// IPv6 frontends.
+    pub frontends6: HashMap<MapData, FrontendKey6, Frontend>,
+    /// Packets on their way to the choice of a backend.
+    pub crossings: Array<MapData, Crossing>,
+    /// Backends of IPv4 flows to Services.
+    pub backends4: HashMap<MapData, Flow4, Backend>,
+    /// Backends of IPv6 flows to Services.
+    pub backends6: HashMap<MapData, Flow6, Backend>,
+    /// Packets on their way back to who sent them.
+    pub hairpins: HashMap<MapData, Hairpin, u64>,
     /// IPv4 flows.
     pub flows4: HashMap<MapData, Flow4, Flow>,
     /// IPv6 flows.
@@ -154,6 +173,12 @@ impl Maps {
             verdicts: map("VERDICTS")?.try_into()?,
             port_pages: map("PORT_PAGES")?.try_into()?,
             state: map("STATE")?.try_into()?,
+            frontends4: map("FRONTENDS4")?.try_into()?,
+            frontends6: map("FRONTENDS6")?.try_into()?,
+            crossings: map("CROSSINGS")?.try_into()?,
+            backends4: map("BACKENDS4")?.try_into()?,
+            backends6: map("BACKENDS6")?.try_into()?,
+            hairpins: map("HAIRPINS")?.try_into()?,
             flows4: map("FLOWS4")?.try_into()?,
             flows6: map("FLOWS6")?.try_into()?,
             pod_addresses4: map("POD_ADDRESSES4")?.try_into()?,

@@ -8,10 +8,11 @@ use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use postern_common::LAYOUT_VERSION;
 use postern_common::conntrack::Lifetimes;
 
+use super::btf;
 use super::maps::{self, MapMismatch};
 
 /// The compiled object.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
 
 /// Names of the programs that enforce policy, by the direction they judge.
 pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
@@ -31,6 +32,17 @@ pub enum Established {
     Keep,
 }
 
+/// Where packets to Services are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Services {
+    /// By the backend that each goes to, where the kernel can (6.4); else by all backends together.
+    #[default]
+    Auto,
+    /// By all backends of a frontend together: all of them allowed, or nothing.
+    Together,
+}
+
 /// Settings that are fixed when the programs are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -40,6 +52,8 @@ pub struct Settings {
     pub debug: bool,
     /// How long flows live without packets.
     pub lifetimes: Lifetimes,
+    /// Where packets to Services are judged.
+    pub services: Services,
 }
 
 impl Settings {
@@ -53,7 +67,7 @@ impl Settings {
     ];
 
     const fn new(established: Established, debug: bool) -> Self {
-        Self { established, debug, lifetimes: Lifetimes::DEFAULT }
+        Self { established, debug, lifetimes: Lifetimes::DEFAULT, services: Services::Auto }
     }
 }
 
@@ -122,6 +136,9 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     loader.override_global("POSTERN_RECHECK", &recheck, true);
     loader.override_global("POSTERN_LIFETIMES", &settings.lifetimes, true);
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
+    // Without, there are no programs that would read it (see `behind_nat`).
+    let layout = btf::skb_layout().unwrap_or_default();
+    loader.override_global("POSTERN_SKB", &layout, true);
     if let Some(pins) = pins {
         let folder = map_folder(pins);
         std::fs::create_dir_all(&folder)

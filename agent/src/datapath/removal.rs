@@ -58,7 +58,7 @@ pub enum RemovalError {
 /// What was taken off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Pinned TCX links.
+    /// Pinned links: TCX, and netfilter.
     pub links: usize,
     /// clsact filters.
     pub filters: usize,
@@ -105,7 +105,7 @@ fn open_endpoints(pins: &Path) {
     }
 }
 
-/// TCX: each pin is a link, and the pin's removal alone would detach it late.
+/// TCX and netfilter: each pin is a link, and the pin's removal alone would detach it late.
 fn remove_links(folder: &Path) -> Result<usize, RemovalError> {
     let mut links = 0;
     for pin in entries(folder)? {

@@ -10,10 +10,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapError, lpm_trie};
 use ipnet::IpNet;
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::service::{BEHIND_NAT, Frontend as Value, FrontendKey4, FrontendKey6};
 use postern_common::state::State;
 use postern_common::verdict::{PortPage, PortPageKey, VerdictKey};
+use postern_policy::services::Frontend;
 use postern_policy::tables::FIRST_TRANSITIONAL;
-use postern_policy::{Action, ClassId, PeerClass, PeerEntry, PortSet};
+use postern_policy::{Action, ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet};
 
 use super::encode;
 use super::maps::Maps;
@@ -59,6 +61,7 @@ fn removed(map: &'static str, result: Result<(), MapError>) -> Result<(), WriteE
 pub struct Writer {
     epoch: u32,
     generation: u32,
+    behind_nat: bool,
     /// Numbers of port sets that do not fit into a verdict, and how many verdicts use each.
     port_sets: BTreeMap<PortSet, (u32, usize)>,
     next_port_set: u32,
@@ -95,6 +98,7 @@ impl Writer {
         let writer = Self {
             epoch,
             generation: state.generation,
+            behind_nat: state.behind_nat != 0,
             port_sets: BTreeMap::new(),
             next_port_set: port_set + 1,
             paged: BTreeMap::new(),
@@ -127,11 +131,32 @@ impl Writer {
             Action::RemovePeer { prefix } => self.remove_peer(maps, *prefix),
             Action::AdvanceGeneration => {
                 self.generation = self.generation.wrapping_add(1);
-                let state = State { generation: self.generation, epoch: self.epoch };
-                maps.state.set(0, state, 0).map_err(failed("STATE"))
+                self.write_state(maps)
             }
+            Action::SetFrontend { frontend, entry } => self.set_frontend(maps, *frontend, *entry),
+            Action::RemoveFrontend { frontend } => self.remove_frontend(maps, *frontend),
             Action::SetSubject { .. } | Action::RemoveSubject { .. } => Ok(()),
         }
+    }
+
+    /// Says whether packets are judged behind the choice of a Service's backend. As long as they are not, nothing that is left to
+    /// that passes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn set_behind_nat(&mut self, maps: &mut Maps, behind_nat: bool) -> Result<(), WriteError> {
+        if self.behind_nat == behind_nat {
+            return Ok(());
+        }
+        self.behind_nat = behind_nat;
+        self.write_state(maps)
+    }
+
+    fn write_state(&self, maps: &mut Maps) -> Result<(), WriteError> {
+        let Self { generation, epoch, behind_nat, .. } = *self;
+        let state = State { generation, epoch, behind_nat: behind_nat.into() };
+        maps.state.set(0, state, 0).map_err(failed("STATE"))
     }
 
     fn install(
@@ -204,7 +229,31 @@ impl Writer {
         }
     }
 
-    /// Removes what earlier agents left: peers of other epochs, and verdicts and port sets that are not `wanted`.
+    fn set_frontend(
+        &self,
+        maps: &mut Maps,
+        frontend: Frontend,
+        entry: FrontendEntry,
+    ) -> Result<(), WriteError> {
+        let class = match entry {
+            FrontendEntry::BehindNat => BEHIND_NAT,
+            FrontendEntry::Together(class) => class.0,
+        };
+        let value = Value { class };
+        match FrontendKey::of(frontend, self.epoch) {
+            FrontendKey::V4(key) => maps.frontends4.insert(key, value, ANY).map_err(failed("FRONTENDS4")),
+            FrontendKey::V6(key) => maps.frontends6.insert(key, value, ANY).map_err(failed("FRONTENDS6")),
+        }
+    }
+
+    fn remove_frontend(&self, maps: &mut Maps, frontend: Frontend) -> Result<(), WriteError> {
+        match FrontendKey::of(frontend, self.epoch) {
+            FrontendKey::V4(key) => removed("FRONTENDS4", maps.frontends4.remove(&key)),
+            FrontendKey::V6(key) => removed("FRONTENDS6", maps.frontends6.remove(&key)),
+        }
+    }
+
+    /// Removes what earlier agents left: peers and frontends of other epochs, and verdicts and port sets that are not `wanted`.
     /// To be called once no endpoint refers to them any more.
     ///
     /// # Errors
@@ -231,6 +280,14 @@ impl Writer {
         }
         for key in stale(maps.prefixes6.keys(), |key| key.data().epoch != epoch) {
             removed("PREFIXES6", maps.prefixes6.remove(&key))?;
+            swept += 1;
+        }
+        for key in stale(maps.frontends4.keys(), |key| key.epoch != self.epoch) {
+            removed("FRONTENDS4", maps.frontends4.remove(&key))?;
+            swept += 1;
+        }
+        for key in stale(maps.frontends6.keys(), |key| key.epoch != self.epoch) {
+            removed("FRONTENDS6", maps.frontends6.remove(&key))?;
             swept += 1;
         }
         for key in stale(maps.verdicts.keys(), |key| !wanted(ClassId(key.subject), PeerClass(key.peer))) {
@@ -276,6 +333,54 @@ impl Place {
             )),
         }
     }
+}
+
+/// A frontend's key in the map of its family.
+enum FrontendKey {
+    V4(FrontendKey4),
+    V6(FrontendKey6),
+}
+
+impl FrontendKey {
+    fn of(frontend: Frontend, epoch: u32) -> Self {
+        let (port, protocol) = (frontend.port, encode::number(frontend.protocol).into());
+        match frontend.address {
+            IpAddr::V4(it) => Self::V4(FrontendKey4 { epoch, address: it.octets(), port, protocol }),
+            IpAddr::V6(it) => Self::V6(FrontendKey6 { epoch, address: it.octets(), port, protocol }),
+        }
+    }
+}
+
+/// Frontends of one epoch, as the maps hold them.
+///
+/// # Errors
+///
+/// A map cannot be read.
+pub fn read_frontends(maps: &Maps, epoch: u32) -> Result<BTreeMap<Frontend, FrontendEntry>, MapError> {
+    let mut frontends = BTreeMap::new();
+    let mut add = |address: IpAddr, protocol: u16, port: u16, Value { class }: Value| {
+        // A protocol that we do not know is not in a map that we wrote.
+        if let Some(protocol) = u8::try_from(protocol).ok().and_then(encode::protocol) {
+            let entry = match class {
+                BEHIND_NAT => FrontendEntry::BehindNat,
+                class => FrontendEntry::Together(PeerClass(class)),
+            };
+            frontends.insert(Frontend { address, protocol, port }, entry);
+        }
+    };
+    for item in &maps.frontends4 {
+        let (key, value) = item?;
+        if key.epoch == epoch {
+            add(key.address.into(), key.protocol, key.port, value);
+        }
+    }
+    for item in &maps.frontends6 {
+        let (key, value) = item?;
+        if key.epoch == epoch {
+            add(key.address.into(), key.protocol, key.port, value);
+        }
+    }
+    Ok(frontends)
 }
 
 /// Peers of one epoch, as the maps hold them.

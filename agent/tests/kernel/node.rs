@@ -92,6 +92,7 @@ impl Node {
         Tables {
             subjects: self.recorded.subjects.clone(),
             peers: tables::read_peers(&self.maps, self.writer.epoch()).unwrap(),
+            frontends: tables::read_frontends(&self.maps, self.writer.epoch()).unwrap(),
             verdicts: tables::read_verdicts(&self.maps).unwrap(),
         }
     }

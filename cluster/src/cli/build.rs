@@ -1,4 +1,4 @@
-//! `postern-cluster build`: Kubernetes, etcd and Helm, into the cache.
+//! `postern-cluster build`: Kubernetes, etcd, CoreDNS and Helm, into the cache.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use postern_cluster::programs::{self, Program, Progress};
 /// Without a terminal, a sign of life this often.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
-/// Build Kubernetes, etcd and Helm with Go, once: about 20 minutes on two processors. Says where they are.
+/// Build Kubernetes, etcd, CoreDNS and Helm with Go, once: about 20 minutes on two processors. Says where they are.
 ///
 /// Examples:
 ///   cargo xtask cluster build

@@ -46,10 +46,9 @@ pub(super) struct Arguments {
     /// Only the first so many steps.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     steps: usize,
-    /// Ask through Services too. Postern itself does not tell a Service from any other address yet: what an isolated pod
-    /// sends to one is denied.
+    /// Ask pods' addresses alone, and no Services: for a cluster where nothing does them.
     #[arg(long)]
-    services: bool,
+    no_services: bool,
     /// How to print; JSON is one object a step.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -76,7 +75,7 @@ fn try_it(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let image = arguments.image.unwrap_or_else(|| default_image.to_owned());
     let patience = Duration::from_secs(arguments.patience);
-    let options = Options { image, patience, steps: arguments.steps, services: arguments.services };
+    let options = Options { image, patience, steps: arguments.steps, services: !arguments.no_services };
     let output = arguments.output;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -47,6 +47,9 @@ pub(super) struct Up {
     /// How kube-proxy does Services.
     #[arg(long, value_enum, default_value = "iptables")]
     proxy_mode: ProxyMode,
+    /// Without CoreDNS: pods have no names to ask for.
+    #[arg(long)]
+    no_dns: bool,
     /// Only etcd, kube-apiserver, kube-controller-manager and kube-scheduler.
     #[arg(long, conflicts_with = "nodes")]
     control_plane_only: bool,
@@ -61,15 +64,18 @@ impl Up {
             nodes: self.nodes,
             cni: self.cni,
             proxy_mode: self.proxy_mode,
+            dns: !self.no_dns,
             apiserver_flags: self.apiserver_flags.clone(),
             helper: std::env::current_exe()?,
         })
     }
 
     fn programs(&self) -> Vec<Program> {
-        let on_nodes = [Program::Kubelet, Program::Proxy];
-        let wanted = |program: &Program| {
-            *program != Program::Helm && !(self.control_plane_only && on_nodes.contains(program))
+        let wanted = |program: &Program| match program {
+            Program::Helm => false,
+            Program::Kubelet | Program::Proxy => !self.control_plane_only,
+            Program::CoreDns => !self.control_plane_only && !self.no_dns,
+            _ => true,
         };
         Program::ALL.into_iter().filter(wanted).collect()
     }

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::archive::Layer;
-use super::{Error, TOOLS, output};
+use super::{Error, TOOLS, libraries};
 use crate::files;
 
 /// Programs, and the Debian packages that bring them. `xtask/src/setup` installs the same.
@@ -49,18 +48,15 @@ pub(super) fn versions() -> Result<String, Error> {
 pub(super) fn build(archive: &Path) -> Result<(), Error> {
     let failed = |error| Error::Archive { path: archive.to_owned(), error };
     let mut layer = Layer::new();
-    let mut libraries = BTreeSet::new();
+    let mut wanted = BTreeSet::new();
     for (program, package) in PROGRAMS {
         let path = find(program, package)?;
         layer.file(Path::new("usr/bin").join(program), 0o755, &read(&path)?).map_err(failed)?;
         if program != "busybox" {
-            libraries.extend(needed(&path)?);
+            wanted.extend(libraries::needed(&path)?);
         }
     }
-    for library in libraries {
-        let inside = library.strip_prefix("/").unwrap_or(&library);
-        layer.file(inside, 0o755, &read(&library)?).map_err(failed)?;
-    }
+    libraries::add(&mut layer, &wanted, archive)?;
     for applet in APPLETS {
         layer.link(Path::new("bin").join(applet), "/usr/bin/busybox").map_err(failed)?;
     }
@@ -82,32 +78,4 @@ fn find(program: &'static str, package: &'static str) -> Result<PathBuf, Error> 
     let folders = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
     let mut paths = folders.into_iter().map(|folder| Path::new(folder).join(program));
     paths.find(|path| path.exists()).ok_or(Error::Missing { program, package })
-}
-
-/// The loader and the libraries of a program, where it looks for them.
-fn needed(program: &Path) -> Result<Vec<PathBuf>, Error> {
-    let said = output(Command::new("ldd").arg(program), "ldd")?;
-    Ok(parse(&said))
-}
-
-/// Lines are `NAME => /PATH (ADDRESS)`, or `/PATH (ADDRESS)` for the loader.
-fn parse(said: &str) -> Vec<PathBuf> {
-    let words = said.lines().filter_map(|line| {
-        let path = line.split_once(" => ").map_or(line, |(_, path)| path);
-        path.split_whitespace().next()
-    });
-    words.filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    #[test]
-    fn ldd_names_libraries_and_the_loader() {
-        let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
-        assert_eq!(super::parse(said), expected);
-    }
 }

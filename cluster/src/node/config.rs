@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{CNI_PLUGINS, Cni, Error, Plan, ProxyMode, name};
 use crate::control_plane::Identities;
+use crate::dns;
 use crate::fabric::{self, PODS};
 use crate::files;
 use crate::image;
@@ -47,7 +48,12 @@ pub(super) fn write(
     files::write(&containerd, containerd_config())?;
     let kubelet = state.join("kubelet.json");
     let authority = identities.pki().join("ca.crt");
-    write_json(&kubelet, &kubelet_config(cgroup, &certificate, &key, &authority, &resolv))?;
+    let mut settings = kubelet_config(cgroup, &certificate, &key, &authority, &resolv);
+    if plan.dns {
+        settings["clusterDNS"] = json!([fabric::DNS_SERVICE]);
+        settings["clusterDomain"] = json!(dns::DOMAIN);
+    }
+    write_json(&kubelet, &settings)?;
     let proxy = state.join("kube-proxy.json");
     write_json(&proxy, &proxy_config(plan.proxy_mode, &name, &of_proxy))?;
     Ok(CommandLines {

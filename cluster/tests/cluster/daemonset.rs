@@ -2,8 +2,7 @@
 //! else, does with few capabilities, and goes without a trace.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use postern_cluster::programs::Program;
 
@@ -27,14 +26,6 @@ spec:
   podSelector: { matchLabels: { run: server } }
   ingress: [{ from: [{ podSelector: { matchLabels: { run: client } } }], ports: [{ port: 8080 }] }]
 ";
-
-fn apply(site: &Site, manifest: &str) {
-    let mut command = Command::new(Program::Kubectl.path().unwrap());
-    command.arg("--kubeconfig").arg(site.kubeconfig()).args(["apply", "--filename=-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
-}
 
 /// What a service account of the namespace postern may do: `verbs resource`.
 fn may(site: &Site, account: &str) -> BTreeSet<String> {
@@ -64,9 +55,9 @@ fn the_daemonset_enforces_and_goes_without_a_trace() {
     site.kustomize("apply", "base");
     site.rolled_out("postern");
     assert!(site.reaches(), "no policy selects the pods");
-    apply(&site, DENY);
+    site.apply(DENY);
     site.wait_until_reaches(false, "the policy denies");
-    apply(&site, ALLOW);
+    site.apply(ALLOW);
     site.wait_until_reaches(true, "another one allows");
     site.ok(&["delete", "networkpolicy", "allow"]);
     site.wait_until_reaches(false, "and allows no more");
@@ -109,7 +100,7 @@ fn the_daemonset_enforces_and_goes_without_a_trace() {
 #[test]
 fn it_enforces_with_few_capabilities() {
     let site = Site::up();
-    apply(&site, DENY);
+    site.apply(DENY);
     site.kustomize("apply", "reduced");
     site.rolled_out("postern");
     site.wait_until_reaches(false, "the policy denies");
@@ -139,7 +130,7 @@ fn the_chart_installs_and_rolls_a_change_of_settings_out() {
     };
     helm("install", &["metrics.enabled=true"]);
     site.rolled_out("postern");
-    apply(&site, DENY);
+    site.apply(DENY);
     site.wait_until_reaches(false, "the policy denies");
     let node = site.ok(&["get", "nodes", "--output=jsonpath={.items[0].status.addresses[0].address}"]);
     let url = format!("http://{node}:9474/metrics");

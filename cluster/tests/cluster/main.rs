@@ -20,6 +20,8 @@ mod killed;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod support;

@@ -1,12 +1,15 @@
 //! A cluster with the image of `cargo xtask image` on its nodes, and two pods on two nodes, of which one asks the other.
 
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use postern_cluster::cluster::{Cluster, Options};
+use postern_cluster::cluster::Cluster;
+pub(crate) use postern_cluster::cluster::Options;
+use postern_cluster::programs::Program;
 use postern_cluster::relay::Relay;
 use serde_json::json;
 
@@ -25,19 +28,38 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Brings everything up but Postern.
-    pub(crate) fn up() -> Self {
+    /// Brings up a cluster, with Postern's image.
+    pub(crate) fn with(options: &Options) -> Self {
         let image = image();
-        let options = Options::new(env!("CARGO_BIN_EXE_postern-cluster").into());
-        let mut cluster = Cluster::up(&options, |_| ControlFlow::Continue(())).unwrap();
+        let mut cluster = Cluster::up(options, |_| ControlFlow::Continue(())).unwrap();
         cluster.import_image(&image).unwrap();
         let relay = cluster.control().relay().unwrap();
-        let mut site = Self { cluster, relay };
+        Self { cluster, relay }
+    }
+
+    /// Brings everything up but Postern.
+    pub(crate) fn up() -> Self {
+        let mut site = Self::with(&options());
         let serve = "socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'echo hello'";
         site.run("server", 0, serve);
         site.run("client", 1, "sleep 3600");
-        site.ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s", NO_LIMIT]);
+        site.wait_for_pods("default");
         site
+    }
+
+    /// Waits until all pods of a namespace are ready.
+    pub(crate) fn wait_for_pods(&self, namespace: &str) {
+        let wait = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s", NO_LIMIT];
+        self.ok(&[&["--namespace", namespace], &wait[..]].concat());
+    }
+
+    /// kubectl apply of a manifest.
+    pub(crate) fn apply(&self, manifest: &str) {
+        let mut command = Command::new(Program::Kubectl.path().unwrap());
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(["apply", "--filename=-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 
     fn run(&mut self, name: &str, node: usize, script: &str) {
@@ -117,6 +139,11 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Two nodes, and no names.
+pub(crate) fn options() -> Options {
+    Options::new(env!("CARGO_BIN_EXE_postern-cluster").into())
 }
 
 /// The image, of the sources as they are.

@@ -84,6 +84,7 @@ pub fn parse(
             if length < size_of::<Tcp>() || offset + length > end {
                 return Err(Unreadable::Malformed);
             }
+            transport.body = offset;
             ports(header.ports, transport);
             // No host starts a connection with a RST.
             transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
@@ -97,6 +98,7 @@ pub fn parse(
             if offset + size_of::<Udp>() > end {
                 return Err(Unreadable::Malformed);
             }
+            transport.body = offset;
             ports(header.ports, transport);
         }
         IPPROTO_SCTP => {
@@ -104,6 +106,7 @@ pub fn parse(
             if offset + size_of::<Sctp>() > end {
                 return Err(Unreadable::Malformed);
             }
+            transport.body = offset;
             ports(header.ports, transport);
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {

@@ -138,6 +138,11 @@ impl Pods {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
     }
 
+    /// Those on the host's network and finished ones too. Goes through all pods.
+    pub(super) fn all_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        self.by_key.values().filter(move |pod| &*pod.id.namespace == namespace)
+    }
+
     pub(super) fn declaring(&self, protocol: Protocol, name: &Arc<str>) -> impl Iterator<Item = PodKey> {
         self.by_port_name.get(&(protocol, name.clone())).into_iter().flatten().copied()
     }

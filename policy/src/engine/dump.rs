@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use super::Engine;
 use super::attributes::{Attribute, AttributeId};
-use super::rules::{Facts, RuleSet, Target};
+use super::rules::{Facts, Known, RuleSet, Target};
 use crate::model::{NamespaceScope, Requirement, Selector};
 use crate::tables::{ClassId, PeerClass};
 
 impl Engine {
-    /// The tables in words. Numbers of classes do not appear, so equal states read equal.
+    /// The tables in words; frontends as of the last plan. Numbers of classes do not appear, so equal states read equal.
     #[must_use]
     pub fn dump(&self) -> String {
-        let tables = self.tables();
+        let tables = self.compiled();
         let mut out = String::new();
         for (pod, subject) in &tables.subjects {
             // Writing to a string cannot fail.
@@ -65,7 +65,15 @@ impl Engine {
 
     fn facts_of(&self, class: PeerClass) -> String {
         match self.peers.classes.get(class.0) {
-            Some(class) => self.facts_in_words(&class.meaning),
+            Some(class) => match &*class.meaning {
+                Known::Address(facts) => self.facts_in_words(facts),
+                Known::Backends(backends) => {
+                    let places = backends.iter().map(|place| {
+                        format!("{} {} {}", place.protocol, place.port, self.facts_in_words(&place.facts))
+                    });
+                    format!("each of ({})", places.collect::<Vec<_>>().join("; "))
+                }
+            },
             None => "nothing known".to_owned(),
         }
     }

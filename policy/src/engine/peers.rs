@@ -6,14 +6,14 @@ use ipnet::IpNet;
 
 use super::blocks::Lengths;
 use super::classes::Classes;
-use super::rules::Facts;
+use super::rules::{Facts, Known};
 use super::tracked::{Changed, Tracked};
 use crate::tables::{PeerClass, PeerEntry};
 
 /// The peer table now and at the last plan.
 #[derive(Debug)]
 pub(super) struct Peers {
-    pub(super) classes: Classes<Facts>,
+    pub(super) classes: Classes<Known>,
     entries: Tracked<IpNet, PeerEntry>,
     /// Lengths of prefixes now or at the last plan.
     lengths: Lengths,
@@ -47,7 +47,11 @@ impl Peers {
     }
 
     fn acquire(&mut self, facts: Facts) -> PeerClass {
-        if facts.is_empty() { PeerClass::UNKNOWN } else { PeerClass(self.classes.acquire(facts).0) }
+        if facts.is_empty() {
+            PeerClass::UNKNOWN
+        } else {
+            PeerClass(self.classes.acquire(Known::Address(facts)).0)
+        }
     }
 
     pub(super) fn current(&self) -> &BTreeMap<IpNet, PeerEntry> {

@@ -4,15 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::classes::Class;
-use super::rules::{Facts, RuleSet};
-use crate::plan::{PeerChange, Plan, Sides, SubjectChange, Transition, diff};
+use super::rules::{Facts, Known, RuleSet};
+use crate::plan::{FrontendChange, PeerChange, Plan, Sides, SubjectChange, Transition, diff};
 use crate::ports::PortSet;
 use crate::tables::{ClassId, PeerClass, Tables};
 
 impl Engine {
     /// The tables that the objects known now ask for.
     #[must_use]
-    pub fn tables(&self) -> Tables {
+    pub fn tables(&mut self) -> Tables {
+        self.refresh_frontends();
+        self.compiled()
+    }
+
+    /// The same, frontends as they were last looked at.
+    pub(super) fn compiled(&self) -> Tables {
         let mut verdicts = BTreeMap::new();
         for subject in self.subject_classes(Class::in_use) {
             for peer in self.peer_classes(Class::in_use) {
@@ -22,11 +28,17 @@ impl Engine {
                 }
             }
         }
-        Tables { subjects: self.subjects.current().clone(), peers: self.peers.current().clone(), verdicts }
+        Tables {
+            subjects: self.subjects.current().clone(),
+            peers: self.peers.current().clone(),
+            frontends: self.frontends.current().clone(),
+            verdicts,
+        }
     }
 
     /// What changed since the last plan, as one transition. Empty when nothing did.
     pub fn plan(&mut self) -> Plan {
+        self.refresh_frontends();
         let subjects = self.subjects.changed().into_iter().map(|changed| SubjectChange {
             pod: changed.key,
             old: changed.old,
@@ -38,10 +50,16 @@ impl Engine {
             PeerChange { prefix: changed.key, old: changed.old, new: changed.new, before, after }
         });
         let peers: Vec<_> = peers.collect();
-        let plan = if subjects.is_empty() && peers.is_empty() {
+        let frontends = self.frontends.changed().into_iter().map(|changed| FrontendChange {
+            frontend: changed.key,
+            old: changed.old,
+            new: changed.new,
+        });
+        let frontends: Vec<_> = frontends.collect();
+        let plan = if subjects.is_empty() && peers.is_empty() && frontends.is_empty() {
             Plan::default()
         } else {
-            Transition::new(&EngineSides::new(self), subjects, peers).plan()
+            Transition::new(&EngineSides::new(self), subjects, peers, frontends).plan()
         };
         self.publish();
         plan
@@ -50,21 +68,23 @@ impl Engine {
     /// The plan from what the kernel really holds to what is desired now: after a restart, or when executing a plan
     /// failed half way. The next [`plan`](Self::plan) starts from here.
     pub fn recover(&mut self, recorded: &Tables) -> Plan {
+        let desired = self.tables();
         self.publish();
-        diff(recorded, &self.tables())
+        diff(recorded, &desired)
     }
 
     fn publish(&mut self) {
         self.subjects.publish();
         self.rule_sets.publish();
         self.peers.publish();
+        self.frontends.publish();
     }
 
     /// What a subject class allows a peer class. Both meanings never change, so neither does this.
     fn verdict(&self, subject: ClassId, peer: PeerClass) -> PortSet {
         let Some(rules) = self.rule_sets.get(subject.0) else { return PortSet::nothing() };
         match self.peers.classes.get(peer.0) {
-            Some(class) => rules.meaning.verdict(&class.meaning),
+            Some(class) => rules.meaning.answer(&class.meaning),
             None => rules.meaning.verdict(&Facts::default()),
         }
     }
@@ -74,7 +94,7 @@ impl Engine {
     }
 
     /// [`PeerClass::UNKNOWN`] is always among them.
-    fn peer_classes(&self, keep: impl Fn(&Class<Facts>) -> bool) -> impl Iterator<Item = PeerClass> {
+    fn peer_classes(&self, keep: impl Fn(&Class<Known>) -> bool) -> impl Iterator<Item = PeerClass> {
         let known = self.peers.classes.iter().filter(move |(_, class)| keep(class));
         std::iter::once(PeerClass::UNKNOWN).chain(known.map(|(id, _)| PeerClass(id)))
     }
@@ -115,7 +135,7 @@ impl<'a> EngineSides<'a> {
             .map(facts)
             .collect();
         let peers: Vec<_> = peers.iter().copied().map(facts).collect();
-        let unknown = Facts::default();
+        let unknown = Known::Address(Facts::default());
         let mut pairs = Vec::new();
         for (id, rules) in engine.rule_sets.iter() {
             if !(if now { rules.in_use() } else { rules.published }) {
@@ -123,7 +143,7 @@ impl<'a> EngineSides<'a> {
             }
             let subject = ClassId(id);
             for (peer, facts) in if subjects.contains(&subject) { &all_peers } else { &peers } {
-                let ports = rules.meaning.verdict(facts.unwrap_or(&unknown));
+                let ports = rules.meaning.answer(facts.unwrap_or(&unknown));
                 if !ports.is_nothing() {
                     pairs.push((subject, *peer, ports));
                 }

@@ -132,8 +132,27 @@ pub(super) struct RuleTarget {
     pub(super) named: Vec<(AttributeId, Protocol)>,
 }
 
-/// What is known of an address in terms of attributes in use: the meaning of a peer class, and its key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// The meaning of a peer class, and its key.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) enum Known {
+    /// What is known of an address.
+    Address(Facts),
+    /// All backends of a frontend, sorted: what may be sent there is what each of them may be sent.
+    Backends(Vec<Place>),
+}
+
+/// A backend of a [`Known::Backends`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub(super) facts: Facts,
+    /// An address of the subjects' own node.
+    pub(super) local: bool,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+}
+
+/// What is known of an address in terms of attributes in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Facts {
     /// Selectors and blocks that the address satisfies, sorted.
     pub(super) satisfies: Vec<AttributeId>,
@@ -161,6 +180,21 @@ impl RuleSet {
         let targets = self.targets.iter().map(|target| target.attribute);
         let named = self.targets.iter().flat_map(|target| &target.named).map(|(id, _)| *id);
         targets.chain(named).filter(|id| *id != AttributeId::ANYONE)
+    }
+
+    /// What these rules allow a class. Of a frontend: everything, or nothing.
+    pub(super) fn answer(&self, known: &Known) -> PortSet {
+        let backends = match known {
+            Known::Address(facts) => return self.verdict(facts),
+            Known::Backends(backends) => backends,
+        };
+        let is_allowed =
+            |place: &Place| place.local || self.verdict(&place.facts).allows(place.protocol, place.port);
+        if self.direction == Direction::Egress && backends.iter().all(is_allowed) {
+            PortSet::Everything
+        } else {
+            PortSet::nothing()
+        }
     }
 
     /// What these rules allow an address.

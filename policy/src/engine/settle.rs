@@ -175,10 +175,12 @@ impl Engine {
                 self.blocks.remove(id, cidr, &except);
             }
         }
-        for prefix in std::mem::take(&mut self.dirty) {
-            let known = self.known(prefix);
-            self.peers.set(prefix, known);
+        let dirty = std::mem::take(&mut self.dirty);
+        for prefix in &dirty {
+            let known = self.known(*prefix);
+            self.peers.set(*prefix, known);
         }
+        self.known_changed(dirty);
     }
 
     /// What the peer table is to say of a prefix, and whether it is an own node's address.

@@ -187,15 +187,20 @@ impl<'a> World<'a> {
     ) -> bool {
         let leaves =
             |to: &Backend| judge.allows(from, Direction::Egress, to.address).allows(row.protocol, to.port);
-        let sent = if is_beyond(row, from) {
-            eligible(&row.candidates, None).into_iter().all(leaves)
-        } else {
-            leaves(backend)
+        let beyond = is_beyond(row, from);
+        let sent = match row.frontend {
+            Frontend::NodePort(node) if beyond => {
+                // With `Local`, what terminates there may be chosen although something is ready elsewhere.
+                let there = row.service.external_local.then_some(&*node.name);
+                let possible = [None, there].map(|within| eligible(&row.candidates, within)).concat();
+                possible.into_iter().all(leaves)
+            }
+            _ => leaves(backend),
         };
         let Some(owner) = self.owners.get(&backend.address).filter(|_| sent) else { return sent };
         let ports = match (shown, owner.pod) {
             // A pod that comes back to itself; what its own node masquerades for that is known for it.
-            _ if owner.name == from.name && !is_beyond(row, from) => return true,
+            _ if owner.name == from.name && !beyond => return true,
             (None, _) => judge.allows(owner, Direction::Ingress, source),
             (Some(_), Some(pod)) if pod.host_network => return true,
             (Some(address), Some(pod)) => judge.judges(pod, Direction::Ingress, address),

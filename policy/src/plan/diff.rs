@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::transition::{PeerChange, Sides, SubjectChange};
+use super::transition::{FrontendChange, PeerChange, Sides, SubjectChange};
 use crate::ports::PortSet;
 use crate::tables::{ClassId, PeerClass, Tables, longest};
 
@@ -36,7 +36,7 @@ impl<'a> TableSides<'a> {
         }
     }
 
-    pub(super) fn changes(&self) -> (Vec<SubjectChange>, Vec<PeerChange>) {
+    pub(super) fn changes(&self) -> (Vec<SubjectChange>, Vec<PeerChange>, Vec<FrontendChange>) {
         let (recorded, desired) = (self.recorded, self.desired);
         let pods: BTreeSet<_> = recorded.subjects.keys().chain(desired.subjects.keys()).collect();
         let subjects = pods.into_iter().map(|pod| SubjectChange {
@@ -52,9 +52,16 @@ impl<'a> TableSides<'a> {
             before: longest(*prefix, |net| recorded.peers.get(net).copied()).unwrap_or_default(),
             after: longest(*prefix, |net| desired.peers.get(net).copied()).unwrap_or_default(),
         });
+        let frontends: BTreeSet<_> = recorded.frontends.keys().chain(desired.frontends.keys()).collect();
+        let frontends = frontends.into_iter().map(|frontend| FrontendChange {
+            frontend: *frontend,
+            old: recorded.frontends.get(frontend).copied(),
+            new: desired.frontends.get(frontend).copied(),
+        });
         (
             subjects.filter(|change| change.old != change.new).collect(),
             peers.filter(|change| change.old != change.new).collect(),
+            frontends.filter(|change| change.old != change.new).collect(),
         )
     }
 

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use super::{Action, Plan};
 use crate::model::{Direction, NamespacedName};
 use crate::ports::PortSet;
-use crate::tables::{ClassId, PeerClass, PeerEntry, Subject, Tables};
+use crate::services::Frontend;
+use crate::tables::{ClassId, FrontendEntry, PeerClass, PeerEntry, Subject, Tables};
 
 /// What a pod and an address may exchange, each way.
 pub(super) type Answers = BTreeMap<(NamespacedName, Direction, IpAddr), PortSet>;
@@ -19,6 +20,7 @@ pub(super) struct Kernel {
     exact: HashMap<IpAddr, PeerEntry>,
     trie: HashMap<IpNet, PeerEntry>,
     subjects: BTreeMap<NamespacedName, Subject>,
+    frontends: BTreeMap<Frontend, FrontendEntry>,
     verdicts: BTreeMap<(ClassId, PeerClass), PortSet>,
 }
 
@@ -60,6 +62,14 @@ impl Kernel {
                     return Err("removes a prefix that is not there".to_owned());
                 }
             }
+            Action::SetFrontend { frontend, entry } => {
+                self.frontends.insert(*frontend, *entry);
+            }
+            Action::RemoveFrontend { frontend } => {
+                if self.frontends.remove(frontend).is_none() {
+                    return Err("removes a frontend that is not there".to_owned());
+                }
+            }
             Action::SetSubject { pod, subject } => {
                 self.subjects.insert(pod.clone(), subject.clone());
             }
@@ -75,7 +85,9 @@ impl Kernel {
 
     fn uses(&self, subject: ClassId, peer: PeerClass) -> bool {
         let mut entries = self.exact.values().chain(self.trie.values());
-        let peer = peer == PeerClass::UNKNOWN || entries.any(|entry| entry.class == peer && !entry.local);
+        let peer = peer == PeerClass::UNKNOWN
+            || self.frontends.values().any(|entry| *entry == FrontendEntry::Together(peer))
+            || entries.any(|entry| entry.class == peer && !entry.local);
         peer && self.subjects.values().any(|other| other.ingress == subject || other.egress == subject)
     }
 
@@ -111,6 +123,7 @@ impl Kernel {
         Tables {
             subjects: self.subjects.clone(),
             peers: self.trie.iter().map(|(prefix, entry)| (*prefix, *entry)).chain(exact).collect(),
+            frontends: self.frontends.clone(),
             verdicts: self.verdicts.clone(),
         }
     }

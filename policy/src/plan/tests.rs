@@ -31,7 +31,7 @@ fn play(engine: &mut Engine, group: &[Result<Object, crate::model::ObjectRef>]) 
 fn run(
     kernel: &mut Kernel,
     plan: &Plan,
-    engine: &Engine,
+    engine: &mut Engine,
     universe: &(BTreeSet<NamespacedName>, BTreeSet<IpAddr>),
     budget: usize,
 ) -> Result<(), TestCaseError> {
@@ -58,7 +58,7 @@ proptest! {
             play(&mut engine, group);
             set_locals(&mut engine, locals.next().unwrap_or_default());
             let plan = engine.plan();
-            run(&mut kernel, &plan, &engine, &universe, usize::MAX)?;
+            run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
             prop_assert!(engine.plan().is_empty());
         }
     }
@@ -73,7 +73,7 @@ proptest! {
             // Settles what the engine remembers, as an incremental plan would.
             let _ = engine.plan();
             let plan = diff(&kernel.tables(), &engine.tables());
-            run(&mut kernel, &plan, &engine, &universe, usize::MAX)?;
+            run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
         }
     }
 
@@ -88,10 +88,10 @@ proptest! {
         for (group, budget) in history.groups.iter().zip(budgets) {
             play(&mut engine, group);
             let plan = engine.recover(&kernel.tables());
-            run(&mut kernel, &plan, &engine, &universe, budget)?;
+            run(&mut kernel, &plan, &mut engine, &universe, budget)?;
         }
         let plan = engine.recover(&kernel.tables());
-        run(&mut kernel, &plan, &engine, &universe, usize::MAX)?;
+        run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
     }
 
     #[test]
@@ -105,12 +105,12 @@ proptest! {
         let mut kernel = Kernel::default();
         play(&mut engine, &history.groups[0]);
         let plan = engine.plan();
-        run(&mut kernel, &plan, &engine, &universe, usize::MAX)?;
+        run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
         let recorded = kernel.tables();
         let mut engine = Engine::new(Scope::Node("node-a".into()), recorded.next_class());
         play(&mut engine, &history.groups[1]);
         let plan = engine.recover(&recorded);
-        run(&mut kernel, &plan, &engine, &universe, usize::MAX)?;
+        run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
     }
 }
 

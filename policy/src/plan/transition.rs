@@ -8,7 +8,7 @@
 //! which answers pods that have not moved yet with what they had from `o`, and pods that have moved with `n`:
 //!
 //! 1. Forget pods that are not isolated any more: they then allow everything, as they will after.
-//! 2. Install verdicts, none of them in use yet.
+//! 2. Install verdicts, none of them in use yet. Frontends of Services change right after: as if that had come first.
 //! 3. Addresses that move: from `o` to `t(o, n)`. Every pod still has its old class, so all answers are the old ones.
 //! 4. Pods that move. Their answers are the new ones from here on, for every address.
 //! 5. Addresses: from `t(o, n)` to `n`. For moved pods nothing changes, for the others it is their one step.
@@ -34,7 +34,8 @@ use ipnet::IpNet;
 use super::{Action, Plan};
 use crate::model::NamespacedName;
 use crate::ports::PortSet;
-use crate::tables::{ClassId, FIRST_TRANSITIONAL, PeerClass, PeerEntry, Subject};
+use crate::services::Frontend;
+use crate::tables::{ClassId, FIRST_TRANSITIONAL, FrontendEntry, PeerClass, PeerEntry, Subject};
 
 /// A subject that the two sides do not agree about.
 pub(crate) struct SubjectChange {
@@ -52,6 +53,13 @@ pub(crate) struct PeerChange {
     pub(crate) before: PeerEntry,
     /// The same, after.
     pub(crate) after: PeerEntry,
+}
+
+/// A frontend that the two sides do not agree about.
+pub(crate) struct FrontendChange {
+    pub(crate) frontend: Frontend,
+    pub(crate) old: Option<FrontendEntry>,
+    pub(crate) new: Option<FrontendEntry>,
 }
 
 /// The tables before and after.
@@ -82,15 +90,21 @@ pub(crate) struct Transition<'a, S> {
     sides: &'a S,
     subjects: Vec<SubjectChange>,
     peers: Vec<PeerChange>,
+    frontends: Vec<FrontendChange>,
     next_id: u32,
     /// Verdicts of this plan alone.
     temporary: BTreeMap<(ClassId, PeerClass), PortSet>,
 }
 
 impl<'a, S: Sides> Transition<'a, S> {
-    pub(crate) fn new(sides: &'a S, subjects: Vec<SubjectChange>, mut peers: Vec<PeerChange>) -> Self {
+    pub(crate) fn new(
+        sides: &'a S,
+        subjects: Vec<SubjectChange>,
+        mut peers: Vec<PeerChange>,
+        frontends: Vec<FrontendChange>,
+    ) -> Self {
         peers.sort_by_key(|change| (change.prefix.prefix_len(), change.prefix));
-        Self { sides, subjects, peers, next_id: FIRST_TRANSITIONAL, temporary: BTreeMap::new() }
+        Self { sides, subjects, peers, frontends, next_id: FIRST_TRANSITIONAL, temporary: BTreeMap::new() }
     }
 
     pub(crate) fn plan(mut self) -> Plan {
@@ -109,11 +123,13 @@ impl<'a, S: Sides> Transition<'a, S> {
         if both_move && !moves.is_empty() {
             (ways, stand_ins) = self.ways(&moves, &targets);
         }
+        self.stand_by();
         let advance = self.must_advance(&moves);
 
         let mut steps = Vec::new();
         self.forget_subjects(&mut steps);
         let replaced = self.install(&mut steps);
+        self.move_frontends(&mut steps);
         self.move_peers_half_way(&ways, &mut steps);
         self.move_subjects(&stand_ins, &mut steps);
         self.move_peers(&ways, &mut steps);
@@ -124,6 +140,29 @@ impl<'a, S: Sides> Transition<'a, S> {
         }
         self.collect(&mut steps);
         Plan { steps }
+    }
+
+    /// Lets pods that have not moved yet ask about frontends that have.
+    fn stand_by(&mut self) {
+        let leaving = self.sides.old_subjects();
+        let leaving: Vec<_> =
+            leaving.into_iter().filter(|subject| !self.sides.is_subject(*subject)).collect();
+        for change in &self.frontends {
+            let Some(FrontendEntry::Together(class)) = change.new else { continue };
+            for subject in &leaving {
+                let answer = self.sides.before(*subject, class);
+                self.temporary.entry((*subject, class)).or_insert(answer);
+            }
+        }
+    }
+
+    /// Frontends go first, as if Services changed before policy did. One whose packets are judged behind NAT, or that is gone, widens
+    /// nothing at any time.
+    fn move_frontends(&self, steps: &mut Vec<Action>) {
+        steps.extend(self.frontends.iter().map(|change| match change.new {
+            Some(entry) => Action::SetFrontend { frontend: change.frontend, entry },
+            None => Action::RemoveFrontend { frontend: change.frontend },
+        }));
     }
 
     fn fresh_id(&mut self) -> u32 {
@@ -146,7 +185,10 @@ impl<'a, S: Sides> Transition<'a, S> {
     ///
     /// A pod's new classes always count: flows from before it was last let go of may still be known.
     fn must_advance(&self, moves: &BTreeSet<Move>) -> bool {
-        if self.subjects.iter().any(|change| change.new.is_some()) {
+        let together = |entry: Option<FrontendEntry>| matches!(entry, Some(FrontendEntry::Together(_)));
+        if self.subjects.iter().any(|change| change.new.is_some())
+            || self.frontends.iter().any(|change| together(change.old))
+        {
             return true;
         }
         let staying: Vec<_> =

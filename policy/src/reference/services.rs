@@ -94,8 +94,11 @@ pub fn connections(
     // as if it had not left the cluster.
     if service.external_local || (at_home && of_node) {
         let backends = usable(&all, (!at_home).then_some(&*there));
-        let blind = pod.is_some() && !at_home && !leaves_to_all(objects, source, &all, protocol);
-        return Some(backends.iter().map(|it| !blind && kept(objects, source, it, protocol)).collect());
+        // The pod's own node does not see which is chosen: all that could be are to be allowed.
+        let leaves_to_all = leaves_to_all(objects, source, &all, protocol)
+            && backends.iter().all(|it| leaves(objects, source, it, protocol));
+        let may_leave = pod.is_none() || at_home || leaves_to_all;
+        return Some(backends.iter().map(|it| may_leave && kept(objects, source, it, protocol)).collect());
     }
     let there_address = node_address(objects, &there, v4)?;
     let blind = pod.is_some() && !at_home;

@@ -102,14 +102,14 @@ fn an_address_that_two_pods_claim_has_what_holds_for_both() {
     ] {
         engine.apply(object);
     }
-    let ports = |engine: &Engine| {
+    let ports = |engine: &mut Engine| {
         let remote = "10.0.0.5".parse().expect("an address");
         engine
             .tables()
             .ports(&NamespacedName::new("a", "web"), crate::model::Direction::Ingress, remote)
             .to_string()
     };
-    assert_eq!(ports(&engine), "TCP/81");
+    assert_eq!(ports(&mut engine), "TCP/81");
     engine.delete(&Object::from(claim("new", &[])).reference());
-    assert_eq!(ports(&engine), "TCP/80-81");
+    assert_eq!(ports(&mut engine), "TCP/80-81");
 }

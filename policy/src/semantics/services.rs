@@ -236,6 +236,16 @@ fn a_remote_node_port_needs_every_backend() {
             ("a/remote", "service:a/web@node-b", (30080, TCP), "~"),
         ],
     );
+    // What terminates on the node that is asked may be chosen, though something is ready elsewhere.
+    let draining = slice("a", "web", "web-1")
+        .port("", TCP, 8080)
+        .with(endpoint("10.0.0.2"))
+        .with(endpoint("10.0.1.2").on("node-b").terminating());
+    check(
+        "26",
+        objects![web().node_port(30080).external_local(), only_one(), draining],
+        &[("a/client", "service:a/web@node-b", (30080, TCP), "-")],
+    );
     // A node's address in a block opens its node ports no more than it does a cluster address.
     let node =
         policy("a", "p").selecting(&[("app", "client")]).egress([rule([block("172.16.0.0/16", &[])], [])]);

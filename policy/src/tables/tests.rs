@@ -13,6 +13,7 @@ fn tables(numbers: [u32; 3]) -> Tables {
         addresses: vec![net("10.0.0.1/32").addr()],
     };
     Tables {
+        frontends: BTreeMap::new(),
         subjects: BTreeMap::from([(NamespacedName::new("a", "web"), subject)]),
         peers: BTreeMap::from([
             (net("10.0.0.0/8"), peer(wide, false)),

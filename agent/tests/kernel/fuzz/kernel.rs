@@ -92,7 +92,10 @@ impl Kernel {
     /// The policy generation goes up.
     pub(super) fn advance(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-        self.maps.state.set(0, State { generation: self.generation, epoch: self.epoch }, 0).unwrap();
+        self.maps
+            .state
+            .set(0, State { generation: self.generation, epoch: self.epoch, behind_nat: 0 }, 0)
+            .unwrap();
     }
 
     /// Shows a frame, on a veth that carries what this policy has it carry; whether it passes.

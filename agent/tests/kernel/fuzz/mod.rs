@@ -24,8 +24,8 @@ use postern_policy::model::Direction;
 
 use self::run::{Run, Seen};
 
-/// Reasons that no frame of this world gets: no table can be filled in a moment.
-const OUT_OF_REACH: [Reason; 1] = [Reason::FlowTableFull];
+/// Reasons that no frame of this world gets: no table can be filled in a moment, and there are no Services.
+const OUT_OF_REACH: [Reason; 3] = [Reason::FlowTableFull, Reason::Service, Reason::Untraceable];
 /// How many packets of each other reason a second of fuzzing shows at least, in either direction.
 const EACH_SECOND: u64 = 20;
 

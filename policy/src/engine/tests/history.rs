@@ -45,7 +45,7 @@ proptest! {
                 // Publishing must not matter either.
                 let _ = engine.plan();
             }
-            let fresh = fresh(&scope, objects.values());
+            let mut fresh = fresh(&scope, objects.values());
             prop_assert_eq!(engine.dump(), fresh.dump());
             prop_assert_eq!(engine.tables().canonical(), fresh.tables().canonical());
         }
@@ -59,7 +59,7 @@ proptest! {
         }),
         scope in scope(),
     ) {
-        let (sorted, shuffled) = (fresh(&scope, &sorted), fresh(&scope, &shuffled));
+        let (mut sorted, mut shuffled) = (fresh(&scope, &sorted), fresh(&scope, &shuffled));
         prop_assert_eq!(sorted.dump(), shuffled.dump());
         prop_assert_eq!(sorted.tables().canonical(), shuffled.tables().canonical());
     }

@@ -33,6 +33,8 @@ fn names(engine: &mut Engine) -> Vec<&'static str> {
             Action::InstallVerdict { .. } => "install",
             Action::SetPeer { .. } => "set peer",
             Action::RemovePeer { .. } => "remove peer",
+            Action::SetFrontend { .. } => "set frontend",
+            Action::RemoveFrontend { .. } => "remove frontend",
             Action::SetSubject { .. } => "set subject",
             Action::RemoveSubject { .. } => "remove subject",
             Action::AdvanceGeneration => "advance",

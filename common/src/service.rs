@@ -1,0 +1,121 @@
+//! Services: frontends, and what is known of packets on their way from a pod to a backend.
+//!
+//! The programs on a pod's veth see what it sends before kube-proxy has chosen a backend. Where it may be on its way to
+//! one, they note it ([`Crossing`]) and tag it (`skb->tc_index`); a netfilter program behind the choice judges it by
+//! the backend, and notes that ([`Backend`]).
+
+map_types! {
+    /// Key of map `FRONTENDS4`.
+    pub struct FrontendKey4 [12] {
+        /// See [`crate::peer`].
+        pub epoch: u32 = 0,
+        /// IPv4 address in network byte order.
+        pub address: [u8; 4] = 4,
+        /// Port, host byte order.
+        pub port: u16 = 8,
+        /// `IPPROTO_*`
+        pub protocol: u16 = 10,
+    }
+
+    /// Key of map `FRONTENDS6`.
+    pub struct FrontendKey6 [24] {
+        /// See [`crate::peer`].
+        pub epoch: u32 = 0,
+        /// IPv6 address in network byte order.
+        pub address: [u8; 16] = 4,
+        /// Port, host byte order.
+        pub port: u16 = 20,
+        /// `IPPROTO_*`
+        pub protocol: u16 = 22,
+    }
+
+    /// Value of both frontend maps.
+    pub struct Frontend [4] {
+        /// [`BEHIND_NAT`], or the class of all its backends together: what a subject class may exchange with that is
+        /// everything, where it allows each backend on the backend's port, or else nothing.
+        pub class: u32 = 0,
+    }
+
+    /// Value of map `CROSSINGS`: a packet between the pod's veth and the choice of a backend.
+    pub struct Crossing [48] {
+        /// Interface index of the host-side veth.
+        pub ifindex: u32 = 0,
+        /// [`JUDGED`] or zero.
+        pub flags: u32 = 4,
+        /// The pod's address, see [`crate::conntrack::wide`].
+        pub pod: [u64; 2] = 8,
+        /// Where it sent the packet.
+        pub peer: [u64; 2] = 24,
+        /// The pod's port, host byte order.
+        pub pod_port: u16 = 40,
+        /// The port it sent the packet to.
+        pub peer_port: u16 = 42,
+        /// `IPPROTO_*`, [`crate::conntrack::IPV6`] more for IPv6.
+        pub protocol: u16 = 44,
+        /// Bytes from the IP header to the transport header.
+        pub offset: u16 = 46,
+    }
+
+    /// Value of both backend maps, by flow: where its packets went when last seen.
+    pub struct Backend [24] {
+        /// Address, see [`crate::conntrack::wide`].
+        pub address: [u64; 2] = 0,
+        /// Port, host byte order.
+        pub port: u16 = 16,
+        /// Zero.
+        pub reserved: [u16; 3] = 18,
+    }
+
+    /// Key of map `HAIRPINS`: a packet that comes back to the pod that sent it, in its node's name.
+    pub struct Hairpin [12] {
+        /// Interface index of the host-side veth.
+        pub ifindex: u32 = 0,
+        /// TCP: the sequence number. Others: a digest of the payload and its length.
+        pub digest: u32 = 4,
+        /// The backend's port, host byte order.
+        pub port: u16 = 8,
+        /// `IPPROTO_*`, [`crate::conntrack::IPV6`] more for IPv6.
+        pub protocol: u16 = 10,
+    }
+
+    /// Byte offsets of fields of the kernel's `struct sk_buff`: a global of the programs, set when they are loaded.
+    pub struct SkbLayout [20] {
+        /// `tc_index`
+        pub tc_index: u32 = 0,
+        /// `len`
+        pub len: u32 = 4,
+        /// `data_len`
+        pub data_len: u32 = 8,
+        /// `head`
+        pub head: u32 = 12,
+        /// `network_header`
+        pub network_header: u32 = 16,
+    }
+}
+
+/// In place of a class: the backend decides, once it is known.
+pub const BEHIND_NAT: u32 = u32::MAX;
+
+/// Flag of a crossing: policy allows where the pod sent the packet. If it still goes there, there is nothing to judge.
+pub const JUDGED: u32 = 1;
+
+/// Packets that may be on their way at one time.
+pub const CROSSINGS: u32 = 1 << 12;
+
+/// Of these, of one CPU. Beyond 64 CPUs, some share theirs.
+pub const CROSSINGS_PER_CPU: u32 = 1 << 6;
+
+/// What a tagged packet's `tc_index` holds beside the number of its crossing.
+pub const TAG: u16 = 0xb000;
+
+/// Most frontends, per family.
+pub const MAX_FRONTENDS: usize = 1 << 18;
+
+/// Most flows whose backend is remembered, per family: as many as there are established flows.
+pub const MAX_BACKENDS: usize = crate::conntrack::MAX_FLOWS;
+
+/// Most packets on their way back to who sent them.
+pub const MAX_HAIRPINS: usize = 1 << 12;
+
+/// Nanoseconds that a packet may be on its way back to who sent it.
+pub const HAIRPIN_LIFETIME: u64 = crate::conntrack::SECOND;

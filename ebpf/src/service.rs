@@ -1,0 +1,166 @@
+//! Services, on the pod's side of the choice of a backend: which packets may be on their way to one, and what is noted of
+//! them for [`crate::behind_nat`].
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::programs::TcContext;
+use postern_common::conntrack::{Flow, SERVICE};
+use postern_common::direction::EGRESS;
+use postern_common::peer::LOCAL_NODE;
+use postern_common::reason::Reason;
+use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
+use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+
+use crate::family::Address;
+use crate::maps;
+use crate::scene::Scene;
+
+/// Whether a protocol has ports, without which no frontend is of it.
+#[inline(always)]
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+}
+
+/// Notes where the scene's packet goes, and tags it, so that it is known again behind the choice of a backend.
+///
+/// A function of its own, for its stack.
+#[inline(never)]
+pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
+    scene.take_sides::<EGRESS>();
+    // SAFETY: the helper takes nothing.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    scene.crossings = scene.crossings.wrapping_add(1);
+    // Each family counts for itself: one takes the even numbers, the other the odd ones.
+    let number = scene.crossings * 2 + u32::from(A::FAMILY != 0);
+    let slot = (cpu * CROSSINGS_PER_CPU + number % CROSSINGS_PER_CPU) % CROSSINGS;
+    let Some(crossing) = maps::CROSSINGS.get_ptr_mut(slot) else {
+        // Every array has its elements.
+        return;
+    };
+    let noted = Crossing {
+        ifindex: scene.ifindex,
+        flags,
+        pod: scene.pod.0.widen(),
+        peer: scene.peer.0.widen(),
+        pod_port: scene.pod.1,
+        peer_port: scene.peer.1,
+        protocol: A::FAMILY as u16 | u16::from(scene.packet.protocol),
+        offset: (scene.packet.transport.body as u32).wrapping_sub(scene.start) as u16,
+    };
+    // SAFETY: it is an element of the map. Another CPU that shares it, or reads it for an older packet, finds at worst what is not of
+    // its packet, and drops that.
+    unsafe { crossing.write(noted) };
+    // SAFETY: the context of a running program is valid; the kernel lets TC programs write this field.
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(TAG | slot as u16) };
+}
+
+/// Makes the scene's question one about where the flow's packets went when last seen, if that is known. A function of its own, for
+/// its stack.
+#[inline(never)]
+pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
+    if let Some(Backend { address, port, .. }) = A::backend(&scene.key) {
+        scene.question.peer = A::narrow(address);
+        scene.question.port = port;
+        scene.question.resolved = true;
+    }
+}
+
+/// Whether a flow to a Service is still allowed, of which policy says this today.
+///
+/// Such a flow is never remembered as denied: it may lead to another backend by now. What the pod sends is judged behind the
+/// choice in any case.
+#[inline(always)]
+pub fn is_allowed_still<A: Address>(
+    ctx: &TcContext,
+    scene: &Scene<A>,
+    flow: &mut Flow,
+    reason: Reason,
+) -> bool {
+    // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
+    let is_unknown = reason == Reason::Service;
+    if if is_unknown { is_local(ctx) } else { !reason.drops() } {
+        flow.generation = scene.generation;
+        return true;
+    }
+    scene.direction == EGRESS
+}
+
+/// Whether a process of this node sent the packet.
+#[inline(always)]
+fn is_local(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a running program is valid.
+    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() }
+}
+
+/// Whether a packet that policy does not let in is the pod's own: its node sends on, in its own name, what the pod sent to a Service
+/// just now.
+#[inline(always)]
+pub fn is_hairpin<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
+    is_from_own_node(scene) && was_sent(ctx, scene)
+}
+
+#[inline(never)]
+fn is_from_own_node<A: Address>(scene: &Scene<A>) -> bool {
+    let Some(peer) = scene.peer.0.peer(scene.endpoint.epoch) else {
+        return false;
+    };
+    let flags = &raw const peer.flags;
+    // SAFETY: a field of a local. Volatile: else the compiler reads it before it knows that there is any, which the verifier refuses.
+    unsafe { flags.read_volatile() & LOCAL_NODE != 0 }
+}
+
+/// Whether the pod sent the scene's packet to a Service just now.
+#[inline(never)]
+fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
+    let protocol = scene.packet.protocol;
+    let at = scene.packet.transport.body;
+    let end = scene.packet.end;
+    let digest =
+        digest(protocol, end.wrapping_sub(at) as u32, |offset| ctx.load::<u32>(at + offset as usize).ok());
+    let Some(digest) = digest else { return false };
+    let key = Hairpin {
+        ifindex: scene.ifindex,
+        digest,
+        port: scene.pod.1,
+        protocol: A::FAMILY as u16 | u16::from(protocol),
+    };
+    let Some(expires) = maps::HAIRPINS.get_ptr(&key) else { return false };
+    // SAFETY: until this program ends, the memory stays an element of this map.
+    let expires = unsafe { expires.read_volatile() };
+    expires > scene.now
+}
+
+/// Words of a payload that are looked at.
+const WORDS: u32 = 8;
+
+/// What tells a packet from others, and no NAT changes: TCP's sequence number; for others the length and first bytes of what follows
+/// the header. `length` counts from the transport header, from which `word` reads.
+#[inline(always)]
+pub fn digest(protocol: u8, length: u32, word: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+    let start = match protocol {
+        IPPROTO_TCP => return word(4),
+        IPPROTO_UDP => 8,
+        // The checksum covers the ports.
+        IPPROTO_SCTP => 12,
+        _ => return None,
+    };
+    let mut digest = length;
+    let mut index = 0;
+    while index < WORDS {
+        let offset = start + index * 4;
+        if offset + 4 <= length {
+            digest = (digest ^ word(offset)?).wrapping_mul(MULTIPLIER);
+            digest ^= digest >> 16;
+        }
+        index += 1;
+    }
+    Some(digest)
+}
+
+/// Any odd number with well-mixed bits will do.
+const MULTIPLIER: u32 = 0x9e37_79b1;
+
+/// Whether a flow's packets are to be looked at behind the choice of a backend.
+#[inline(always)]
+pub fn crosses(flow: &Flow, direction: u8) -> bool {
+    direction == EGRESS && flow.flags & SERVICE != 0
+}

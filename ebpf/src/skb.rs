@@ -1,0 +1,68 @@
+//! A packet as netfilter programs see it: the kernel's own `struct sk_buff`, whose fields are where this kernel's BTF says.
+//!
+//! Minimum kernel version: 6.4 (`BPF_PROG_TYPE_NETFILTER`).
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+use crate::config;
+
+/// `struct bpf_nf_ctx` (`include/linux/bpf.h`), what a netfilter program is called with.
+#[repr(C)]
+pub struct NetfilterContext {
+    state: *const c_void,
+    skb: *const u8,
+}
+
+/// A packet in a netfilter hook.
+#[derive(Clone, Copy)]
+pub struct Skb(*const u8);
+
+impl Skb {
+    /// The hook's packet.
+    ///
+    /// # Safety
+    ///
+    /// The context must be that of the running program.
+    #[inline(always)]
+    pub unsafe fn of(context: *const NetfilterContext) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { (&raw const (*context).skb).read_volatile() })
+    }
+
+    /// Reads a field at an offset of [`config::skb`].
+    #[inline(always)]
+    fn field<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the agent takes offsets from the kernel's own description of the struct, and the verifier checks them.
+        unsafe { self.0.add(offset as usize).cast::<T>().read_volatile() }
+    }
+
+    /// `tc_index`, which TC programs may set, and nothing else does on a packet's way.
+    #[inline(always)]
+    pub fn tc_index(self) -> u16 {
+        self.field(config::skb().tc_index)
+    }
+
+    /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.
+    #[inline(always)]
+    pub fn length(self, offset: u32) -> u32 {
+        // In netfilter's hooks, what is in front of the IP header is not counted.
+        self.field::<u32>(config::skb().len).wrapping_sub(offset)
+    }
+
+    /// Reads a `T` at a byte offset behind the IP header's beginning, as far as it lies in the linear part.
+    #[inline(always)]
+    pub fn read<T: Copy + Default>(self, offset: u32) -> Option<T> {
+        let layout = config::skb();
+        let linear = self.field::<u32>(layout.len).wrapping_sub(self.field::<u32>(layout.data_len));
+        if offset + size_of::<T>() as u32 > linear {
+            return None;
+        }
+        let head: u64 = self.field(layout.head);
+        let network: u16 = self.field(layout.network_header);
+        let at = head + u64::from(network) + u64::from(offset);
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(at as *const T) }.ok()
+    }
+}
