@@ -25,7 +25,7 @@ map_types! {
 
     /// Key of map `POD_ADDRESSES4`.
     pub struct PodAddress4 [8] {
-        /// Interface index of the host-side veth.
+        /// Interface index of the host-side veth, or [`ANY_VETH`].
         pub ifindex: u32 = 0,
         /// IPv4 address in network byte order.
         pub address: [u8; 4] = 4,
@@ -33,12 +33,15 @@ map_types! {
 
     /// Key of map `POD_ADDRESSES6`.
     pub struct PodAddress6 [20] {
-        /// Interface index of the host-side veth.
+        /// Interface index of the host-side veth, or [`ANY_VETH`].
         pub ifindex: u32 = 0,
         /// IPv6 address in network byte order.
         pub address: [u8; 16] = 4,
     }
 }
+
+/// In place of an interface: an address that is some pod's of this node. No interface has this index.
+pub const ANY_VETH: u32 = 0;
 
 /// Flag of an endpoint: its pod may send from its own addresses alone.
 pub const GUARDED: u32 = 1;

@@ -51,9 +51,7 @@ map_types! {
         /// The port it sent the packet to.
         pub peer_port: u16 = 42,
         /// `IPPROTO_*`, [`crate::conntrack::IPV6`] more for IPv6.
-        pub protocol: u16 = 44,
-        /// Bytes from the IP header to the transport header.
-        pub offset: u16 = 46,
+        pub protocol: u32 = 44,
     }
 
     /// Value of both backend maps, by flow: where its packets went when last seen.

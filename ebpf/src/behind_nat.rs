@@ -8,7 +8,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use postern_common::direction::BEHIND_NAT;
-use postern_common::endpoint::NOT_ISOLATED;
+use postern_common::endpoint::{ANY_VETH, NOT_ISOLATED};
 use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, CROSSINGS, Crossing, HAIRPIN_LIFETIME, Hairpin, JUDGED, TAG};
@@ -34,37 +34,41 @@ pub fn judge<A: Address>(skb: Skb) -> u32 {
     if tag & !(CROSSINGS - 1) != u32::from(TAG) {
         return ACCEPT;
     }
-    let reason = reason::<A>(skb, tag & (CROSSINGS - 1));
+    let Some(reason) = reason::<A>(skb, tag & (CROSSINGS - 1)) else {
+        return ACCEPT;
+    };
     count::packet(reason, BEHIND_NAT);
     if reason.drops() { DROP } else { ACCEPT }
 }
 
+/// Why a packet passes or is dropped; none where it is not of our concern. Packets between nodes that share a kernel keep the other
+/// node's tag, and anybody may use tags as ours.
 #[inline(always)]
-fn reason<A: Address>(skb: Skb, slot: u32) -> Reason {
-    let Some(crossing) = maps::CROSSINGS.get_ptr_mut(slot) else {
-        return Reason::Untraceable;
-    };
+fn reason<A: Address>(skb: Skb, slot: u32) -> Option<Reason> {
+    let crossing = maps::CROSSINGS.get_ptr_mut(slot)?;
     // SAFETY: it is an element of the map; what another CPU writes at this moment is not of this packet, and is found out below.
     let crossing: Crossing = unsafe { read_volatile(crossing) };
-    let protocol = crossing.protocol as u8;
-    let transport = u32::from(crossing.offset);
-    let (Some(source), Some(destination), Some([source_port, port])) = (
-        skb.read::<A>(A::SOURCE),
-        skb.read::<A>(A::SOURCE + size_of::<A>() as u32),
-        skb.read::<[u16; 2]>(transport),
-    ) else {
-        return Reason::Untraceable;
+    let Some(source) = skb.read::<A>(A::SOURCE) else {
+        return Some(Reason::Untraceable);
+    };
+    let Some((protocol, transport)) = A::transport(skb) else {
+        return untraceable(source);
+    };
+    let (Some(destination), Some([source_port, port])) =
+        (skb.read::<A>(A::SOURCE + size_of::<A>() as u32), skb.read::<[u16; 2]>(transport))
+    else {
+        return untraceable(source);
     };
     let port = u16::from_be(port);
-    if crossing.protocol & !0xff != A::FAMILY as u16
+    if crossing.protocol != A::FAMILY | u32::from(protocol)
         || source.widen() != crossing.pod
         || u16::from_be(source_port) != crossing.pod_port
     {
-        return Reason::Untraceable;
+        return untraceable(source);
     }
     let moved = destination.widen() != crossing.peer || port != crossing.peer_port;
     if !moved && crossing.flags & JUDGED != 0 {
-        return Reason::AllowedByPolicy;
+        return Some(Reason::AllowedByPolicy);
     }
     let reason = verdict(
         &crossing,
@@ -77,7 +81,13 @@ fn reason<A: Address>(skb: Skb, slot: u32) -> Reason {
     if moved && !reason.drops() {
         remember::<A>(&crossing, destination, port);
     }
-    reason
+    Some(reason)
+}
+
+/// Of a packet that is not what was noted under its tag: dropped where its sender is a pod of this node whose veth carries programs.
+#[inline(always)]
+fn untraceable<A: Address>(source: A) -> Option<Reason> {
+    source.is_pods(ANY_VETH).then_some(Reason::Untraceable)
 }
 
 /// What policy says of the backend.
@@ -101,7 +111,7 @@ fn verdict<A: Address>(
         {
             // SAFETY: the helper takes nothing and only reads a clock.
             let now = unsafe { bpf_ktime_get_ns() };
-            let key = Hairpin { ifindex, digest, port, protocol: crossing.protocol };
+            let key = Hairpin { ifindex, digest, port, protocol: crossing.protocol as u16 };
             // Where there is no room, the packet is judged as its node's.
             let _ = maps::HAIRPINS.insert(&key, &(now + HAIRPIN_LIFETIME), u64::from(BPF_ANY));
         }

@@ -15,6 +15,7 @@ use crate::maps::{
 };
 use crate::parse::{self, Packet};
 use crate::scene::Scene;
+use crate::skb::Skb;
 use crate::sockets::{self, Socket};
 use crate::{slot, steady};
 
@@ -73,6 +74,9 @@ pub trait Address: Copy + Default + PartialEq {
 
     /// A socket of a network namespace with this remote and local end.
     fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket;
+
+    /// Protocol of a packet in netfilter's hooks, and byte offset of its transport header behind the IP header's beginning.
+    fn transport(skb: Skb) -> Option<(u8, u32)>;
 
     /// The address where both families share a map.
     fn widen(self) -> [u64; 2];
@@ -226,6 +230,11 @@ address_family!(
         }
 
         #[inline(always)]
+        fn transport(skb: Skb) -> Option<(u8, u32)> {
+            parse::transport_behind_ipv4(skb)
+        }
+
+        #[inline(always)]
         fn mix(self, hash: u64) -> u64 {
             slot::mix(hash, u64::from(u32::from_be(self)))
         }
@@ -290,6 +299,11 @@ address_family!(
         #[inline(always)]
         fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket {
             sockets::ipv6(ctx, remote, local, netns)
+        }
+
+        #[inline(always)]
+        fn transport(skb: Skb) -> Option<(u8, u32)> {
+            parse::transport_behind_ipv6(skb)
         }
 
         #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, SERVICE};
-use postern_common::direction::EGRESS;
+use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
@@ -43,8 +43,7 @@ pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
         peer: scene.peer.0.widen(),
         pod_port: scene.pod.1,
         peer_port: scene.peer.1,
-        protocol: A::FAMILY as u16 | u16::from(scene.packet.protocol),
-        offset: (scene.packet.transport.body as u32).wrapping_sub(scene.start) as u16,
+        protocol: A::FAMILY | u32::from(scene.packet.protocol),
     };
     // SAFETY: it is an element of the map. Another CPU that shares it, or reads it for an older packet, finds at worst what is not of
     // its packet, and drops that.
@@ -77,7 +76,9 @@ pub fn is_allowed_still<A: Address>(
 ) -> bool {
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
-    if if is_unknown { is_local(ctx) } else { !reason.drops() } {
+    // What a pod sends carries its own socket.
+    let is_nodes = scene.direction == INGRESS && is_local(ctx);
+    if !reason.drops() && (!is_unknown || is_nodes) {
         flow.generation = scene.generation;
         return true;
     }

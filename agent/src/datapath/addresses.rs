@@ -1,10 +1,11 @@
-//! The pods' own addresses in the maps (`POD_ADDRESSES4`, `POD_ADDRESSES6`), by veth. Written here alone.
+//! The pods' own addresses in the maps (`POD_ADDRESSES4`, `POD_ADDRESSES6`), by veth, and once more without. Written here
+//! alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::maps::MapError;
-use postern_common::endpoint::{PodAddress4, PodAddress6};
+use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
 
 use super::maps::Maps;
 
@@ -33,6 +34,7 @@ impl PodAddresses {
             let PodAddress6 { ifindex, address } = key?;
             held.entry(ifindex).or_default().insert(address.into());
         }
+        held.remove(&ANY_VETH);
         Ok(Self(held))
     }
 
@@ -54,21 +56,8 @@ impl PodAddresses {
             if held.contains(address) {
                 continue;
             }
-            match *address {
-                IpAddr::V4(it) => {
-                    maps.pod_addresses4.insert(
-                        PodAddress4 { ifindex, address: it.octets() },
-                        PRESENT,
-                        ANY,
-                    )?;
-                }
-                IpAddr::V6(it) => {
-                    maps.pod_addresses6.insert(
-                        PodAddress6 { ifindex, address: it.octets() },
-                        PRESENT,
-                        ANY,
-                    )?;
-                }
+            for ifindex in [ANY_VETH, ifindex] {
+                insert(maps, ifindex, *address)?;
             }
             held.insert(*address);
         }
@@ -82,24 +71,43 @@ impl PodAddresses {
         ifindex: u32,
         wanted: &BTreeSet<IpAddr>,
     ) -> Result<(), MapError> {
-        let Some(held) = self.0.get_mut(&ifindex) else { return Ok(()) };
+        let Some(held) = self.0.get(&ifindex) else { return Ok(()) };
         let stale: Vec<IpAddr> = held.difference(wanted).copied().collect();
         for address in stale {
-            let removed = match address {
-                IpAddr::V4(it) => maps.pod_addresses4.remove(&PodAddress4 { ifindex, address: it.octets() }),
-                IpAddr::V6(it) => maps.pod_addresses6.remove(&PodAddress6 { ifindex, address: it.octets() }),
-            };
-            match removed {
-                // Gone already is as good as removed.
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(error),
+            let is_others = self.0.iter().any(|(other, held)| *other != ifindex && held.contains(&address));
+            if !is_others {
+                remove(maps, ANY_VETH, address)?;
             }
-            held.remove(&address);
+            remove(maps, ifindex, address)?;
+            if let Some(held) = self.0.get_mut(&ifindex) {
+                held.remove(&address);
+            }
         }
-        if held.is_empty() {
-            self.0.remove(&ifindex);
-        }
+        self.0.retain(|_, held| !held.is_empty());
         Ok(())
+    }
+}
+
+fn insert(maps: &mut Maps, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
+    match address {
+        IpAddr::V4(it) => {
+            maps.pod_addresses4.insert(PodAddress4 { ifindex, address: it.octets() }, PRESENT, ANY)
+        }
+        IpAddr::V6(it) => {
+            maps.pod_addresses6.insert(PodAddress6 { ifindex, address: it.octets() }, PRESENT, ANY)
+        }
+    }
+}
+
+fn remove(maps: &mut Maps, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
+    let removed = match address {
+        IpAddr::V4(it) => maps.pod_addresses4.remove(&PodAddress4 { ifindex, address: it.octets() }),
+        IpAddr::V6(it) => maps.pod_addresses6.remove(&PodAddress6 { ifindex, address: it.octets() }),
+    };
+    match removed {
+        // Gone already is as good as removed.
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(error),
     }
 }

@@ -24,5 +24,6 @@ mod related;
 mod removal;
 mod replacing;
 mod rig;
+mod services;
 mod spoofing;
 mod traffic;

@@ -9,11 +9,15 @@ use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
+use postern_common::conntrack::{Flow4, Flow6, wide};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
 use postern_common::reason::Reason;
+use postern_common::service::{Backend, Crossing};
 use postern_policy::model::{NamespacedName, Object, ObjectRef};
-use postern_policy::{Engine, Scope};
+use postern_policy::{Action, Engine, Scope};
+
+use crate::frames::End;
 
 /// Test runs show packets on the loopback device unless told otherwise.
 pub(crate) const IFINDEX: u32 = 1;
@@ -82,6 +86,49 @@ impl Rig {
     pub(crate) fn own_address(&mut self, address: IpAddr) {
         self.engine.set_local_addresses([address]);
         self.settle();
+    }
+
+    /// Whether somebody judges behind the choice of a Service's backend.
+    pub(crate) fn judge_behind_nat(&mut self, behind_nat: bool) {
+        self.writer.set_behind_nat(&mut self.maps, behind_nat).unwrap();
+    }
+
+    /// Flows are judged again.
+    pub(crate) fn advance_generation(&mut self) {
+        self.writer.execute(&mut self.maps, &Action::AdvanceGeneration).unwrap();
+    }
+
+    /// What was noted of packets on their way to a backend.
+    pub(crate) fn crossings(&self) -> Vec<Crossing> {
+        self.maps.crossings.iter().map(Result::unwrap).collect()
+    }
+
+    /// Notes which backend a flow to a frontend has, as the programs behind the choice do.
+    pub(crate) fn set_backend(&mut self, pod: End, frontend: End, protocol: u8, backend: End) {
+        let bytes = |address: IpAddr| match address {
+            IpAddr::V4(it) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&it.octets());
+                bytes
+            }
+            IpAddr::V6(it) => it.octets(),
+        };
+        let address = wide(bytes(backend.0.parse().unwrap()));
+        let value = Backend { address, port: backend.1, reserved: [0; 3] };
+        let (ifindex, pod_port, peer_port, protocol) = (self.ifindex, pod.1, frontend.1, protocol.into());
+        match (pod.0.parse().unwrap(), frontend.0.parse().unwrap()) {
+            (IpAddr::V4(pod), IpAddr::V4(peer)) => {
+                let (pod, peer) = (pod.octets(), peer.octets());
+                let key = Flow4 { ifindex, pod, peer, pod_port, peer_port, protocol };
+                self.maps.backends4.insert(key, value, 0).unwrap();
+            }
+            (IpAddr::V6(pod), IpAddr::V6(peer)) => {
+                let (pod, peer) = (pod.octets(), peer.octets());
+                let key = Flow6 { ifindex, pod, peer, pod_port, peer_port, protocol };
+                self.maps.backends6.insert(key, value, 0).unwrap();
+            }
+            _ => panic!("two families in one flow"),
+        }
     }
 
     fn settle(&mut self) {

@@ -4,8 +4,10 @@ use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::programs::TcContext;
 
-use super::{Datagram, Fragment, Packet, transport};
+use super::transport as transport_header;
+use super::{Datagram, Fragment, Packet};
 use crate::frame::{self, Unreadable};
+use crate::skb::Skb;
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;
@@ -75,7 +77,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
         }
         packet.fragment = Fragment::First;
     }
-    transport::parse(ctx, start + length, end, header.protocol, &mut packet.transport)
+    transport_header::parse(ctx, start + length, end, header.protocol, &mut packet.transport)
 }
 
 /// Walks the options. A packet with a source route is not for whom its header says.
@@ -130,11 +132,19 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
         || length < size_of::<Header>()
         || u16::from_be(header.fragment) & OFFSET != 0
         || header.source != packet.destination
-        || !transport::quote(ctx, offset + length, end, header.protocol, &mut packet.transport)
+        || !transport_header::quote(ctx, offset + length, end, header.protocol, &mut packet.transport)
     {
         return false;
     }
     packet.source = header.destination;
     packet.protocol = header.protocol;
     true
+}
+
+/// Protocol and offset of the transport header of a packet that was parsed before, on its way through netfilter.
+#[inline(always)]
+pub fn transport(skb: Skb) -> Option<(u8, u32)> {
+    let version_and_length: u8 = skb.read(0)?;
+    let protocol: u8 = skb.read(9)?;
+    Some((protocol, u32::from(version_and_length & 0x0f) * 4))
 }

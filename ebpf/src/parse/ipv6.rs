@@ -6,8 +6,10 @@ use aya_ebpf::programs::TcContext;
 
 use postern_common::IPPROTO_ICMPV6;
 
-use super::{Datagram, Fragment, Packet, Transport, transport};
+use super::transport as transport_header;
+use super::{Datagram, Fragment, Packet, Transport};
 use crate::frame::{self, Unreadable};
+use crate::skb::Skb;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).
@@ -121,7 +123,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
         return Err(Unreadable::Malformed);
     }
     packet.protocol = protocol;
-    transport::parse(ctx, offset, end, protocol, &mut packet.transport)
+    transport_header::parse(ctx, offset, end, protocol, &mut packet.transport)
 }
 
 /// Copies an address by words: the compiler would call a function that copies bytes.
@@ -211,10 +213,30 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
         protocol = extension.next_header;
         extensions += 1;
     }
-    if !transport::quote(ctx, offset, packet.end, protocol, &mut packet.transport) {
+    if !transport_header::quote(ctx, offset, packet.end, protocol, &mut packet.transport) {
         return false;
     }
     packet.source = header.destination;
     packet.protocol = protocol;
     true
+}
+
+/// Protocol and offset of the transport header of a packet that was parsed before, on its way through netfilter, which may have put
+/// fragments together.
+#[inline(always)]
+pub fn transport(skb: Skb) -> Option<(u8, u32)> {
+    let mut protocol: u8 = skb.read(6)?;
+    let mut offset = size_of::<Header>() as u32;
+    let mut extensions = 0;
+    while is_extension(protocol) {
+        if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET as u32 {
+            return None;
+        }
+        let [next, words] = skb.read::<[u8; 2]>(offset)?;
+        let extension = Extension { next_header: next, length: words, third: [0; 2], identification: 0 };
+        offset += length(protocol, extension) as u32;
+        protocol = next;
+        extensions += 1;
+    }
+    Some((protocol, offset))
 }

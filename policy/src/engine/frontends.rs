@@ -219,7 +219,11 @@ impl Engine {
             let ports: Vec<_> =
                 service.node_ports(&node).map(|(frontend, port)| (frontend, port.clone())).collect();
             for (frontend, port) in ports {
-                let backends = self.backends(service, &port, frontend.address, None);
+                let mut backends = self.backends(service, &port, frontend.address, None);
+                if service.external_local {
+                    // That node may have none but such that terminate, while others elsewhere are ready.
+                    backends.extend(self.backends(service, &port, frontend.address, Some(&*node.name)));
+                }
                 if !backends.is_empty() {
                     let entry = self.together(&port, backends, &mut rests_on);
                     self.claim(&mut claims, frontend, entry);
