@@ -2,21 +2,25 @@
 
 mod agents;
 mod pods;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use postern_policy::model::{NamespacedName, Pod};
+use postern_policy::model::{NamespacedName, Object, Pod};
 
 use crate::agent::{self, Agent};
+use crate::feed;
 use crate::helper::{self, Helper};
 use crate::netns::Netns;
 use crate::observe::{self, Observation};
 use crate::party::{Party, PartyId};
-use crate::prober::{Reply, Request, Sample, Target};
+use crate::prober::{Outcome, Reply, Request, Sample, Target};
 use crate::run::{self, Run};
 use crate::scenario::{self, Scenario};
+use crate::services::rows;
+use crate::sysctl;
 use crate::topology::{self, Topology};
 use crate::working_copy::{self, Files, WorkingCopy};
 
@@ -41,6 +45,12 @@ pub enum Error {
     /// The manifests.
     #[error(transparent)]
     Files(#[from] working_copy::Error),
+    /// Rules for Services.
+    #[error(transparent)]
+    Rules(#[from] feed::Error),
+    /// A kernel setting.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::Error),
     /// Probing.
     #[error(transparent)]
     Observe(#[from] observe::Error),
@@ -60,6 +70,9 @@ pub enum Error {
         error: std::io::Error,
     },
 }
+
+/// How fast one party probes alone.
+const PROBES_PER_SECOND: u32 = 1_000;
 
 /// What a lab runs.
 #[derive(Clone, Debug)]
@@ -92,6 +105,10 @@ pub struct Lab {
     topology: Topology,
     copy: WorkingCopy,
     pods: BTreeMap<NamespacedName, Pod>,
+    /// The objects that Services are made of, as last applied.
+    objects: Vec<Object>,
+    /// What each node translates by, once it does.
+    rules: BTreeMap<String, String>,
     run: Run,
 }
 
@@ -105,7 +122,8 @@ impl Lab {
         let topology = Topology::build(&run.netns_prefix(), &scenario)?;
         let copy = WorkingCopy::create(run.directory().join("manifests"))?;
         let (agents, helpers, pods) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let mut lab = Self { programs, scenario, agents, helpers, topology, copy, pods, run };
+        let (objects, rules) = (Vec::new(), BTreeMap::new());
+        let mut lab = Self { programs, scenario, agents, helpers, topology, copy, pods, objects, rules, run };
         let externals: Vec<Party> = lab.scenario.externals.iter().map(Party::of_external).collect();
         lab.start_helpers(externals).await?;
         lab.start_agents()?;
@@ -128,6 +146,7 @@ impl Lab {
     pub async fn apply(&mut self, files: &Files) -> Result<Applied, Error> {
         let snapshot = self.snapshot(files)?;
         self.sync_pods(&snapshot).await?;
+        self.sync_services(&snapshot)?;
         let begin = Instant::now();
         let arrived_ns = self.copy.replace(files)?;
         let mut applied = self.enforced().await?;
@@ -143,6 +162,7 @@ impl Lab {
     pub async fn follow(&mut self, files: &Files) -> Result<(), Error> {
         let snapshot = self.snapshot(files)?;
         self.sync_pods(&snapshot).await?;
+        self.sync_services(&snapshot)?;
         self.copy.replace(files)?;
         Ok(())
     }
@@ -176,7 +196,26 @@ impl Lab {
     /// A helper fails, or a probe in a way that policy cannot explain.
     pub async fn observe(&mut self) -> Result<Observation, Error> {
         let parties = self.parties();
-        Ok(observe::observe(&parties, &mut self.helpers).await?)
+        let rows = rows(&self.objects);
+        Ok(observe::observe(&parties, &rows, &mut self.helpers).await?)
+    }
+
+    /// Probes these targets once each, from one party, at a bounded rate.
+    ///
+    /// # Errors
+    /// There is no such party.
+    pub async fn probe(
+        &mut self,
+        from: &PartyId,
+        targets: Vec<Target>,
+        patience: Duration,
+    ) -> Result<Vec<Outcome>, Error> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Probe { patience_ms, per_second: PROBES_PER_SECOND, targets };
+        match self.helper(from)?.request(&request).await? {
+            Reply::Outcomes { outcomes, .. } => Ok(outcomes),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Starts probing one target from one party again and again.

@@ -2,10 +2,11 @@
 //!
 //! A scenario (a directory of Kubernetes YAML) flows in; wires, processes and the connectivity matrix that real
 //! connections observe flow out. [`topology`] lays the wires, [`prober`] is the helper inside each namespace,
-//! [`observe`] asks all helpers at once; [`lab`] holds it all together. [`bench`] measures what enforcement costs.
+//! [`observe`] asks all helpers at once; [`services`] has nodes translate to backends; [`lab`] holds it all together. [`bench`] measures what enforcement costs.
 
 pub mod agent;
 pub mod bench;
+pub mod feed;
 pub mod helper;
 pub mod kept;
 pub mod lab;
@@ -18,6 +19,7 @@ pub mod prober;
 pub mod process;
 pub mod run;
 pub mod scenario;
+pub mod services;
 pub mod story;
 pub mod sysctl;
 pub mod table;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use postern_policy::matrix::Cell;
 use postern_policy::matrix::IpFamily;
+pub use postern_policy::matrix::{Cell, Reach};
 use postern_policy::model::Protocol;
 
 /// What a cell is about.
@@ -12,7 +12,7 @@ use postern_policy::model::Protocol;
 pub struct Key {
     /// The source: `NAMESPACE/POD` or `external/NAME`.
     pub from: String,
-    /// The destination, likewise.
+    /// The destination, likewise, or a Service as [`Cell::to`] has it.
     pub to: String,
     /// The destination's port.
     pub port: u16,
@@ -31,12 +31,12 @@ impl fmt::Display for Key {
 }
 
 /// A matrix, by key.
-pub type Matrix = BTreeMap<Key, bool>;
+pub type Matrix = BTreeMap<Key, Reach>;
 
 /// The cells in their order.
 #[must_use]
 pub fn cells(matrix: &Matrix) -> Vec<Cell> {
-    let cell = |(key, allowed): (&Key, &bool)| Cell {
+    let cell = |(key, allowed): (&Key, &Reach)| Cell {
         from: key.from.clone(),
         to: key.to.clone(),
         port: key.port,
@@ -63,18 +63,14 @@ pub struct Difference {
     /// The cell.
     pub key: Key,
     /// What was expected.
-    pub expected: Option<bool>,
+    pub expected: Option<Reach>,
     /// What was observed.
-    pub observed: Option<bool>,
+    pub observed: Option<Reach>,
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |verdict: Option<bool>| match verdict {
-            Some(true) => "allowed",
-            Some(false) => "denied",
-            None => "no such cell",
-        };
+        let word = |reach: Option<Reach>| reach.map_or("no such cell".to_owned(), |reach| reach.to_string());
         write!(f, "{}: expected {}, observed {}", self.key, word(self.expected), word(self.observed))
     }
 }

@@ -13,7 +13,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -159,6 +160,20 @@ impl Netlink {
         link.header.index = index;
         link.attributes.push(LinkAttribute::Controller(bridge));
         self.send(format!("link set {index} master {bridge}"), RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// `bridge link set INDEX hairpin on`: what comes from a port may go back to it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_hairpin(&mut self, index: u32) -> Result<(), Error> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let port = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]);
+        let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(port)];
+        link.attributes.push(LinkAttribute::LinkInfo(info));
+        // Not SetLink, which passes over what is of the port.
+        self.send(format!("bridge link set {index} hairpin on"), RouteNetlinkMessage::NewLink(link), 0)
     }
 
     /// `ip link set INDEX gso_max_segs SEGMENTS`: how many segments one packet may hold on its way out. 1 is what turning

@@ -4,8 +4,12 @@
 //! 1. every probe once, started at a bounded rate, with little patience;
 //! 2. those without an answer again, with more: by now only denied traffic is left, which costs nobody anything;
 //! 3. once more, with much more, but only if phase 2 found that phase 1 had been hasty, or a helper was woken late.
+//!
+//! Services come after that, when all neighbours are known: see [`services`].
 
-use std::collections::BTreeMap;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,9 +17,10 @@ use crate::helper::{self, Helper};
 use futures::future::join_all;
 use postern_policy::matrix::IpFamily;
 
-use crate::matrix::{Key, Matrix};
+use crate::matrix::{Key, Matrix, Reach};
 use crate::party::{Party, PartyId};
 use crate::prober::{Outcome, Reply, Request, Target};
+use crate::services::Row;
 
 /// Probes started per second, over all sources. What two cores do with ease.
 const PROBES_PER_SECOND: usize = 8_000;
@@ -55,18 +60,21 @@ struct Probe {
 /// What came of all probes.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
-    /// Allowed or denied.
+    /// Allowed, denied or mixed.
     pub matrix: Matrix,
+    /// Who answered under a Service's name.
+    pub answered: BTreeMap<Key, BTreeSet<String>>,
     /// Cells that count as allowed although nobody listened.
     pub refused: Vec<Key>,
 }
 
-/// Probes every party from every party.
+/// Probes every party, and every row of a Service, from every party.
 ///
 /// # Errors
 /// A helper or a probe fails in a way that policy cannot explain.
 pub async fn observe(
     parties: &[Party],
+    rows: &[Row],
     helpers: &mut BTreeMap<PartyId, Helper>,
 ) -> Result<Observation, Error> {
     let mut observation = Observation::default();
@@ -81,7 +89,7 @@ pub async fn observe(
         open = BTreeMap::new();
         for ((source, probe), outcome) in round.results {
             let allowed = match outcome {
-                Outcome::Allowed => true,
+                Outcome::Allowed | Outcome::Answered(_) => true,
                 Outcome::Refused => {
                     observation.refused.push(probe.key.clone());
                     true
@@ -97,18 +105,23 @@ pub async fn observe(
                 }
             };
             // Several addresses of one family share a cell: it is allowed when all of them are.
-            observation.matrix.entry(probe.key).and_modify(|all| *all &= allowed).or_insert(allowed);
+            let reach = observation.matrix.entry(probe.key).or_insert(Reach::Allowed);
+            *reach = (*reach).min(allowed.into());
         }
         if open.is_empty() {
             break;
         }
     }
-    if failures.is_empty() {
-        return Ok(observation);
-    }
+    fail(failures)?;
+    services::observe(parties, rows, helpers, &mut observation).await?;
+    Ok(observation)
+}
+
+/// The first of some failures, where there are any.
+fn fail(mut failures: Vec<String>) -> Result<(), Error> {
     let count = failures.len();
     failures.truncate(5);
-    Err(Error::Probes { count, first: failures })
+    if failures.is_empty() { Ok(()) } else { Err(Error::Probes { count, first: failures }) }
 }
 
 fn probes(source: &Party, parties: &[Party]) -> Vec<Probe> {

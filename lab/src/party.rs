@@ -86,7 +86,7 @@ impl Party {
                     source: *source,
                     destination: SocketAddr::new(*destination, *port),
                     protocol: *protocol,
-                    answerer: other.id.to_string(),
+                    answerer: Some(other.id.to_string()),
                 }));
             }
         }

@@ -35,8 +35,9 @@ pub struct Target {
     pub destination: SocketAddr,
     /// How.
     pub protocol: Protocol,
-    /// Who is to answer: the name that the other helper was given.
-    pub answerer: String,
+    /// Who is to answer: the name that the other helper was given. `None`: any of a Service's backends, which may see us
+    /// under another address.
+    pub answerer: Option<String>,
 }
 
 /// What a helper is asked.
@@ -76,6 +77,8 @@ pub enum Request {
 pub enum Outcome {
     /// The right party answered.
     Allowed,
+    /// This backend of a Service answered.
+    Answered(String),
     /// Nobody listens there, said the other end: policy let the packet through.
     Refused,
     /// No answer in time.

@@ -26,6 +26,11 @@ pub const NODE: &[(&str, &str)] = &[
     ("net/ipv4/conf/default/send_redirects", "0"),
 ];
 
+/// A node whose pods share a bridge translates what they say to each other too, as Kubernetes asks of nodes: else replies
+/// take the short way past conntrack, and show the backend's address.
+pub const SERVICES: &[(&str, &str)] =
+    &[("net/bridge/bridge-nf-call-iptables", "1"), ("net/bridge/bridge-nf-call-ip6tables", "1")];
+
 /// A setting could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -6,8 +6,9 @@
 //! production/frontend 8080/TCP  +           +           -
 //! ```
 //!
-//! `+` allowed, `-` denied, `.` no such cell: the two have no address family in common. People read it, and expectations are
-//! written in it: [`parse`] reads what [`Table`] prints.
+//! `+` allowed, `-` denied, `~` mixed: it depends on which backend of the Service is chosen; `.` no such cell: the two have
+//! no address family in common, or there is no way to ask. People read it, and expectations are written in it: [`parse`]
+//! reads what [`Table`] prints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -15,9 +16,10 @@ use std::fmt::{self, Write as _};
 use postern_policy::matrix::IpFamily;
 use postern_policy::model::Protocol;
 
-use crate::matrix::{Key, Matrix};
+use crate::matrix::{Key, Matrix, Reach};
 
 const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
 const RED: &str = "\x1b[31m";
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -97,8 +99,9 @@ impl Table<'_> {
         let allowed = self.matrix.get(&key);
         let changed = self.before.is_some_and(|before| before.get(&key) != allowed);
         let (mark, colour) = match allowed {
-            Some(true) => ("+", GREEN),
-            Some(false) => ("-", RED),
+            Some(reach @ Reach::Allowed) => (reach.mark(), GREEN),
+            Some(reach @ Reach::Mixed) => (reach.mark(), YELLOW),
+            Some(reach @ Reach::Denied) => (reach.mark(), RED),
             None => (".", DIM),
         };
         let text = format!("{:width$}", if changed { format!("{mark}*") } else { mark.to_owned() });
@@ -161,10 +164,11 @@ pub fn parse(text: &str) -> Result<Matrix, ParseError> {
         for (mark, from) in marks.into_iter().zip(&sources) {
             let key = Key { from: from.clone(), to: to.to_owned(), port, protocol, ip_family };
             let allowed = match mark {
-                "+" => true,
-                "-" => false,
+                "+" => Reach::Allowed,
+                "~" => Reach::Mixed,
+                "-" => Reach::Denied,
                 "." => continue,
-                _ => return Err(wrong("a mark is none of + - .")),
+                _ => return Err(wrong("a mark is none of + - ~ .")),
             };
             if matrix.insert(key, allowed).is_some() {
                 return Err(wrong("this cell stands further up already"));

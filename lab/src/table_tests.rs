@@ -1,4 +1,5 @@
 use super::{ParseError, Table, parse};
+use crate::matrix::Reach;
 
 const TEXT: &str = "\
                          external  production
@@ -19,7 +20,7 @@ fn what_is_printed_can_be_read() {
 fn parties_without_a_family_in_common_have_no_cell() {
     let text = "a  a\nb  c\na/c 80/TCP  .  +\na/c 80/TCP/IPv6  -  .\n";
     let matrix = parse(text).unwrap();
-    assert_eq!(matrix.values().collect::<Vec<_>>(), [&false, &true]);
+    assert_eq!(matrix.values().collect::<Vec<_>>(), [&Reach::Denied, &Reach::Allowed]);
     let printed = Table { matrix: &matrix, before: None, colours: false, width: 100 }.to_string();
     assert_eq!(parse(&printed).unwrap(), matrix);
 }
@@ -29,7 +30,7 @@ fn changes_are_marked() {
     let matrix = parse(TEXT).unwrap();
     let mut before = matrix.clone();
     if let Some(allowed) = before.values_mut().next() {
-        *allowed = !*allowed;
+        *allowed = if *allowed == Reach::Denied { Reach::Allowed } else { Reach::Denied };
     }
     let printed = Table { matrix: &matrix, before: Some(&before), colours: false, width: 100 }.to_string();
     assert_eq!(printed.matches('*').count(), 1);

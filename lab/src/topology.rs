@@ -17,8 +17,9 @@
 mod node;
 mod plan;
 mod pod;
+mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -89,6 +90,8 @@ pub struct Topology {
     nodes: Vec<Node>,
     externals: Vec<Host>,
     pods: BTreeMap<NamespacedName, PodLink>,
+    /// Ways to addresses of Services.
+    services: BTreeSet<services::Way>,
     /// Held open for its bridge.
     _fabric: Netns,
     /// Pods ever attached, for names.
@@ -150,6 +153,7 @@ impl Topology {
             nodes,
             externals,
             pods: BTreeMap::new(),
+            services: BTreeSet::new(),
             _fabric: fabric,
             attached: 0,
         };

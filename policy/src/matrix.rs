@@ -1,6 +1,10 @@
 //! Who reaches whom: objects flow in, one cell for each question flows out, answered through the engine's tables.
 
 #[cfg(test)]
+mod agreement;
+mod reach;
+mod services;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::reach::Reach;
 use crate::engine::{Engine, Scope};
 use crate::model::{Direction, Labels, Namespace, NamespacedName, Object, Pod, Protocol};
 use crate::ports::PortSet;
@@ -49,16 +54,19 @@ impl IpFamily {
 pub struct Cell {
     /// `namespace/pod` or `external/NAME`
     pub from: String,
-    /// `namespace/pod` or `external/NAME`
+    /// `namespace/pod`, `external/NAME`, or a Service: `service:namespace/name` (its cluster addresses; those of the
+    /// backends for a headless one), `service:namespace/name@NODE` (its node port on that node's addresses),
+    /// `service:namespace/name@external` (external and load balancers' addresses).
     pub to: String,
-    /// A port that the destination declares.
+    /// A port that the destination declares; the node port for `service:namespace/name@NODE`.
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
     /// The family of both addresses.
     pub ip_family: IpFamily,
     /// Whether the connection is allowed; where an end has several addresses of the family, from and to all of them.
-    pub allowed: bool,
+    /// Mixed: it depends on which of a Service's backends is chosen.
+    pub allowed: Reach,
 }
 
 /// Every source to every destination on each of the destination's declared ports, sorted.
@@ -66,6 +74,9 @@ pub struct Cell {
 /// Sources and destinations are the pods that have an address and are not finished, and `externals`; each also to
 /// itself. Pods on the host's network are their node: no policy isolates them, and pods of the same node and they
 /// always reach each other. Connections between externals are none of policy's business and always allowed.
+///
+/// Services are destinations too, and what counts for them is each backend that a proxy may choose for the source
+/// (see the `services` module below). Nodes have node ports where their Node objects give their addresses.
 ///
 /// `objects` are taken for the whole cluster: a namespace that is not among them has no labels but its name.
 #[must_use]
@@ -102,8 +113,8 @@ pub fn matrix(objects: &[Object], externals: &[External]) -> Vec<Cell> {
                     })
                     .collect();
                 for (port, protocol) in &to.ports {
-                    let allowed =
-                        from.name == to.name || allows.iter().all(|ports| ports.allows(*protocol, *port));
+                    let all = allows.iter().all(|ports| ports.allows(*protocol, *port));
+                    let allowed = Reach::from(from.name == to.name || all);
                     cells.push(Cell {
                         from: from.name.clone(),
                         to: to.name.clone(),
@@ -116,6 +127,7 @@ pub fn matrix(objects: &[Object], externals: &[External]) -> Vec<Cell> {
             }
         }
     }
+    cells.extend(services::cells(objects, &ends, &judge));
     cells.sort();
     cells
 }
@@ -150,7 +162,12 @@ impl Judge<'_> {
         if node.is_some_and(|addresses| addresses.contains(&remote)) {
             return PortSet::Everything;
         }
-        let peer = self.known.get(&remote).copied().unwrap_or_default();
+        self.judges(pod, direction, remote)
+    }
+
+    /// The same by policy alone, without regard to the own node: for what a node forwards under its own address.
+    fn judges(&self, pod: &Pod, direction: Direction, remote: IpAddr) -> PortSet {
+        let peer = self.known.get(&remote).copied().unwrap_or_else(|| self.tables.peer(remote));
         self.tables.ports_of(&pod.id, direction, remote, peer)
     }
 }

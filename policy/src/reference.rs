@@ -4,6 +4,8 @@
 //! question, knows no classes and no tables, and shares nothing with the compiler but the model: even labels are
 //! matched here once more.
 
+pub mod services;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -66,6 +68,17 @@ pub fn allowed_by(
     {
         return true;
     }
+    ruled(objects, direction, subject, other, traffic)
+}
+
+/// What the policies that select a pod say, whoever the other end is.
+fn ruled(
+    objects: &[Object],
+    direction: Direction,
+    subject: &Pod,
+    other: &Endpoint,
+    traffic: Traffic,
+) -> bool {
     let policies: Vec<&NetworkPolicy> = objects
         .iter()
         .filter_map(|object| match object {

@@ -7,11 +7,12 @@ mod exemptions;
 mod isolation;
 mod peers;
 mod ports;
+mod services;
 
 use std::net::IpAddr;
 
 use crate::engine::{Engine, Scope};
-use crate::model::{Direction, NetworkPolicy, Object, Pod, Protocol};
+use crate::model::{Direction, EndpointSlice, NetworkPolicy, Object, Pod, Protocol, Service};
 use crate::reference::{self, Endpoint, Traffic};
 use crate::tables::{ClassId, Tables};
 use crate::testkit::Cluster;
@@ -25,6 +26,18 @@ impl From<Pod> for Object {
 impl From<NetworkPolicy> for Object {
     fn from(policy: NetworkPolicy) -> Self {
         Self::NetworkPolicy(policy)
+    }
+}
+
+impl From<Service> for Object {
+    fn from(service: Service) -> Self {
+        Self::Service(service)
+    }
+}
+
+impl From<EndpointSlice> for Object {
+    fn from(slice: EndpointSlice) -> Self {
+        Self::EndpointSlice(slice)
     }
 }
 

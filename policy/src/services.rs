@@ -3,6 +3,7 @@
 //! What is here is what kube-proxy does with a packet, not what policy says of it. Policy is asked about the backend
 //! alone, and on the backend's port.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -71,8 +72,10 @@ pub fn candidates<'a>(
         }
     }
     backends.retain(|backend| backend.address.is_ipv4() == like.is_ipv4());
-    backends.sort_unstable();
-    // Two slices may list one endpoint while it moves between them.
+    // Two slices may list one endpoint while it moves between them: it is ready when one of them says so.
+    backends.sort_unstable_by(|a, b| {
+        (a.address, a.port, !a.ready, &a.node).cmp(&(b.address, b.port, !b.ready, &b.node))
+    });
     backends.dedup_by(|later, first| (later.address, later.port) == (first.address, first.port));
     backends
 }
@@ -98,10 +101,12 @@ pub enum Via {
 }
 
 impl Service {
-    /// The frontends on addresses of the Service's own, with the port that each is of.
+    /// The frontends on addresses of the Service's own, with the port that each is of. External addresses are frontends
+    /// in the families alone in which the Service has a cluster address: proxies skip a headless Service altogether.
     pub fn frontends(&self) -> impl Iterator<Item = (Frontend, Via, &ServicePort)> {
         let cluster = self.cluster_ips.iter().map(|address| (*address, Via::Cluster));
-        let external = self.external_ips.iter().map(|address| (*address, Via::External));
+        let external = self.external_ips.iter().filter(|address| self.has_family_of(**address));
+        let external = external.map(|address| (*address, Via::External));
         cluster.chain(external).flat_map(|(address, via)| {
             let at = move |port: &ServicePort| Frontend { address, protocol: port.protocol, port: port.port };
             self.ports.iter().map(move |port| (at(port), via, port))
@@ -110,14 +115,42 @@ impl Service {
 
     /// The Service's node ports on a node's addresses, in the families that the Service has.
     pub fn node_ports<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = (Frontend, &'a ServicePort)> {
-        let families =
-            |address: &&IpAddr| self.cluster_ips.iter().any(|it| it.is_ipv4() == address.is_ipv4());
-        node.addresses.iter().filter(families).flat_map(|address| {
+        node.addresses.iter().filter(|address| self.has_family_of(**address)).flat_map(|address| {
             self.ports.iter().filter_map(|port| {
                 let frontend = Frontend { address: *address, protocol: port.protocol, port: port.node_port? };
                 Some((frontend, port))
             })
         })
+    }
+
+    fn has_family_of(&self, address: IpAddr) -> bool {
+        self.cluster_ips.iter().any(|it| it.is_ipv4() == address.is_ipv4())
+    }
+}
+
+/// The node that hosts outside reach a Service's external addresses through, where nothing tells them another: the first
+/// by name; with `externalTrafficPolicy: Local` the first that has a backend, as load balancers choose by health checks.
+///
+/// `candidates` are those of all the Service's ports, in the family of `like`.
+#[must_use]
+pub fn entry<'a>(
+    service: &Service,
+    candidates: &[Backend],
+    nodes: impl IntoIterator<Item = &'a Node>,
+    like: IpAddr,
+) -> Option<&'a Node> {
+    let has_backend = |node: &&Node| !eligible(candidates, Some(&node.name)).is_empty();
+    let reachable = nodes.into_iter().filter(|node| node.address_like(like).is_some());
+    let nodes: BTreeMap<_, _> = reachable.map(|node| (&node.name, node)).collect();
+    let mut in_order = nodes.into_values();
+    if service.external_local { in_order.find(has_backend) } else { in_order.next() }
+}
+
+impl Node {
+    /// The first of its addresses in the family of `like`.
+    #[must_use]
+    pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use self::generate::{History, cluster, history};
+pub use self::generate::{History, cluster, cluster_with_services, history};
 pub use self::yaml::yaml;
 use crate::matrix::External;
 use crate::model::{NamespacedName, Object, Pod, Protocol};

@@ -6,18 +6,22 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use postern_policy::matrix::{Cell, IpFamily, matrix};
+use postern_policy::matrix::{Cell, IpFamily, Reach, matrix};
 
 use super::Output;
 use crate::manifests;
 
 /// Says who may reach whom according to a folder of manifests: no cluster, no privileges.
 ///
-/// Every pod and every host outside the cluster (lab.yaml) to every other, on each port that the destination declares.
+/// Every pod and every host outside the cluster (lab.yaml) to every other, on each port that the destination declares,
+/// and to every Service: `service:NAMESPACE/NAME` stands for its cluster addresses, `...@NODE` for its node port on that
+/// node, `...@external` for its external and load balancers' addresses. `mixed` (in JSON "mixed", beside true and false):
+/// some of the backends that may be chosen are allowed, others are not.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   postern matrix -f lab/scenarios/demo
-  postern matrix -f manifests -o json | jq '.[] | select(.allowed and .to == \"production/db\")'
+  postern matrix -f manifests -o json | jq '.[] | select(.allowed == true and .to == \"production/db\")'
+  postern matrix -f manifests -o json | jq '.[] | select(.allowed == \"mixed\") | .from + \" \" + .to'
 
 Exit codes: 0 printed; 1 manifests that cannot be read; 2 bad usage.")]
 pub(super) struct Matrix {
@@ -69,7 +73,7 @@ fn print(cells: &[Cell]) {
             continue;
         }
         let columns: BTreeSet<_> = cells.iter().map(|cell| (&cell.to, cell.port, cell.protocol)).collect();
-        let mut rows: BTreeMap<&str, BTreeMap<_, bool>> = BTreeMap::new();
+        let mut rows: BTreeMap<&str, BTreeMap<_, Reach>> = BTreeMap::new();
         for cell in &cells {
             rows.entry(&cell.from).or_default().insert((&cell.to, cell.port, cell.protocol), cell.allowed);
         }
@@ -79,9 +83,17 @@ fn print(cells: &[Cell]) {
         };
         let mut table = super::plain_table(std::iter::once(from).chain(columns.iter().map(title)));
         for (source, row) in &rows {
-            let cell = |column| row.get(column).map_or("", |allowed| if *allowed { "yes" } else { "-" });
+            let cell = |column| row.get(column).map_or("", |allowed| word(*allowed));
             table.add_row(std::iter::once(*source).chain(columns.iter().map(cell)));
         }
         println!("{table}\n");
+    }
+}
+
+const fn word(allowed: Reach) -> &'static str {
+    match allowed {
+        Reach::Allowed => "yes",
+        Reach::Mixed => "mixed",
+        Reach::Denied => "-",
     }
 }

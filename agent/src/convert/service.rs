@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use postern_policy::model::{
-    Endpoint, EndpointPort, EndpointSlice, Requirement, Selector, Service, ServicePort, TargetPort,
+    Endpoint, EndpointPort, EndpointSlice, NamespacedName, Requirement, Selector, Service, ServicePort,
+    TargetPort,
 };
 
 use super::pod::{id, port_number, protocol};
@@ -22,7 +23,9 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
     let id = id(&object.metadata)?;
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
     // ExternalName is DNS only, whatever else the object still says (ServiceSpec.type).
-    let external_name = spec.type_.as_deref() == Some("ExternalName");
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Ok(external_name(id));
+    }
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         ports.push(service_port(&format!("spec.ports[{index}]"), port)?);
@@ -39,7 +42,7 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     Ok(Service {
         id,
-        cluster_ips: if external_name { Vec::new() } else { addresses(listed) },
+        cluster_ips: addresses(listed),
         external_ips: addresses(spec.external_ips.iter().flatten().chain(balanced)),
         ports,
         // An empty selector selects nothing here: somebody else writes the slices (ServiceSpec.selector).
@@ -51,6 +54,19 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
         internal_local: local(&spec.internal_traffic_policy),
         external_local: local(&spec.external_traffic_policy),
     })
+}
+
+/// Nothing but a name: without addresses and ports there is nothing that policy could look at.
+fn external_name(id: NamespacedName) -> Service {
+    Service {
+        id,
+        cluster_ips: Vec::new(),
+        external_ips: Vec::new(),
+        ports: Vec::new(),
+        selector: None,
+        internal_local: false,
+        external_local: false,
+    }
 }
 
 fn service_port(field: &str, port: &slim::ServicePort) -> Result<ServicePort, Problem> {
@@ -155,8 +171,8 @@ mod tests {
             Vec::<IpAddr>::new()
         );
         let named =
-            converted("{type: ExternalName, externalName: example.com, clusterIP: 10.96.0.1}").unwrap();
-        assert_eq!(named.cluster_ips, Vec::<IpAddr>::new());
+            converted("{type: ExternalName, externalName: example.com, clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}").unwrap();
+        assert_eq!(named, external_name(named.id.clone()));
         assert_eq!(converted("{selector: {}}").unwrap().selector, None);
     }
 

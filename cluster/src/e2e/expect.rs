@@ -29,7 +29,7 @@ pub(super) async fn matrix(client: &Client, cast: &Cast) -> Result<Matrix, Error
     Ok(questions(cast)
         .map(|question| {
             let allowed = judge(question.from, question.to, question.protocol, question.port);
-            (question.key(), allowed)
+            (question.key(), allowed.into())
         })
         .collect())
 }

@@ -119,7 +119,11 @@ async fn ask(
         return Err(Error::Exec { pod: pod.title(), reason: format!("it said only: {said}") });
     }
     let reached = |number: usize| lines.contains(&number.to_string().as_str());
-    Ok(questions.iter().enumerate().map(|(number, question)| (question.key(), reached(number))).collect())
+    Ok(questions
+        .iter()
+        .enumerate()
+        .map(|(number, question)| (question.key(), reached(number).into()))
+        .collect())
 }
 
 /// Runs a shell script in a pod, as `kubectl exec` does, and returns what it prints.

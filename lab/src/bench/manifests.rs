@@ -140,7 +140,7 @@ fn file(name: &str, documents: &[Value]) -> (String, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use postern_policy::matrix::Cell;
+    use postern_policy::matrix::{Cell, Reach};
 
     use super::{NAMESPACE, pods, policies};
     use crate::bench::policy::{FORBIDDEN_PORT, Pods};
@@ -167,14 +167,16 @@ mod tests {
         assert_eq!(cells.len(), 6, "two pods with three ports each");
         for cell in cells {
             let to_server = cell.to == format!("{NAMESPACE}/server-node");
-            assert_eq!(cell.allowed, to_server && cell.port != FORBIDDEN_PORT, "{cell:?}");
+            let allowed = Reach::from(to_server && cell.port != FORBIDDEN_PORT);
+            assert_eq!(cell.allowed, allowed, "{cell:?}");
         }
     }
 
     #[test]
     fn every_consumer_of_the_rule_sets_is_a_pod_that_may_reach_the_server() {
         let cells = cells(20);
-        let allowed = cells.iter().filter(|cell| cell.to.ends_with("/server-node") && cell.allowed);
+        let allowed =
+            cells.iter().filter(|cell| cell.to.ends_with("/server-node") && cell.allowed == Reach::Allowed);
         let other = allowed.filter(|cell| cell.from != cell.to);
         assert_eq!(other.count(), 20, "a cell for each rule");
     }

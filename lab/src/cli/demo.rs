@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_lab::lab::{Applied, Lab};
-use postern_lab::matrix::{self, Cell, Difference, Key, Matrix};
+use postern_lab::matrix::{self, Cell, Difference, Key, Matrix, Reach};
 use postern_lab::party::PartyId;
 use postern_lab::prober::Target;
 use postern_lab::scenario::{Scenario, Snapshot};
@@ -115,7 +115,7 @@ async fn apply(
     let applied = lab.apply(&step.files).await?;
     tokio::time::sleep(WATCH_AFTER).await;
     let samples = lab.end_watch(&from).await?;
-    let passes = step.expected.get(key).copied().unwrap_or_default();
+    let passes = step.expected.get(key) == Some(&Reach::Allowed);
     let ms = wire::took_effect_ms(&samples, applied.arrived_ns, passes);
     Ok((applied, ms.map(|ms| OnTheWire { pair: key.to_string(), ms })))
 }
@@ -168,7 +168,7 @@ fn print(report: &Report<'_>, steps: usize, observed: &Matrix, before: Option<&M
         println!("  {line}");
     }
     if before.is_some() {
-        let opened = report.changed.iter().filter(|cell| cell.allowed).count();
+        let opened = report.changed.iter().filter(|cell| cell.allowed == Reach::Allowed).count();
         println!("  changed:  {opened} cells opened, {} closed", report.changed.len() - opened);
         let agents: Vec<String> =
             report.enforced_in_ms.iter().map(|(node, ms)| format!("{node} {ms:.1} ms")).collect();

@@ -58,7 +58,9 @@ async fn udp(target: &Target, patience: Duration) -> io::Result<Outcome> {
     let mut buffer = [0; 512];
     let begin = Instant::now();
     // Datagrams get lost without policy's doing, so a second one follows.
-    for share in [2, 1] {
+    // To a Service, it might go to another backend: one connection, one choice.
+    let shares: &[u32] = if target.answerer.is_some() { &[2, 1] } else { &[1] };
+    for &share in shares {
         socket.send(token.as_bytes()).await?;
         if let Ok(received) = timeout_at(begin + patience / share, socket.recv(&mut buffer)).await {
             let answer = String::from_utf8_lossy(&buffer[..received?]).into_owned();
@@ -74,9 +76,14 @@ pub(super) fn next_token() -> String {
     format!("{}.{}", std::process::id(), TOKENS.fetch_add(1, Ordering::Relaxed))
 }
 
-fn judge(target: &Target, token: &str, answer: &str) -> Outcome {
+pub(super) fn judge(target: &Target, token: &str, answer: &str) -> Outcome {
+    let Some(answerer) = &target.answerer else {
+        let name = answer.strip_prefix(token).and_then(|rest| rest.split_whitespace().next());
+        let failed = || Outcome::Failed(format!("{}: got the answer {answer:?}", target.destination));
+        return name.map_or_else(failed, |name| Outcome::Answered(name.to_owned()));
+    };
     let seen = SocketAddr::new(target.source, 0);
-    let expected = listen::answer(token, &target.answerer, seen);
+    let expected = listen::answer(token, answerer, seen);
     if answer == expected {
         Outcome::Allowed
     } else {

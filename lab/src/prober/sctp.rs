@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Outcome, Target, listen};
+use super::{Outcome, Target, attempt, listen};
 
 const SCTP: i32 = 132;
 const COMMON_HEADER: usize = 12;
@@ -73,14 +73,7 @@ pub(super) async fn attempt(target: &Target, patience: Duration) -> io::Result<O
     lock(&endpoint.waiting).remove(&tag);
     sent?;
     Ok(match answer {
-        Ok(Ok(Answer::Accepted { cookie })) => {
-            let expected = listen::answer("sctp", &target.answerer, SocketAddr::new(target.source, 0));
-            if cookie == expected {
-                Outcome::Allowed
-            } else {
-                Outcome::Failed(format!("{}: expected {expected:?}, got {cookie:?}", target.destination))
-            }
-        }
+        Ok(Ok(Answer::Accepted { cookie })) => attempt::judge(target, "sctp", &cookie),
         Ok(Ok(Answer::Aborted)) => Outcome::Refused,
         _ => Outcome::Dropped,
     })

@@ -64,7 +64,9 @@ async fn passes(target: &Target) -> bool {
     match target.protocol {
         Protocol::Tcp => matches!(attempt::connect(target, PATIENCE).await, Ok(Some(_))),
         Protocol::Udp => datagram_passes(target).await.unwrap_or(false),
-        Protocol::Sctp => matches!(sctp::attempt(target, PATIENCE).await, Ok(Outcome::Allowed)),
+        Protocol::Sctp => {
+            matches!(sctp::attempt(target, PATIENCE).await, Ok(Outcome::Allowed | Outcome::Answered(_)))
+        }
     }
 }
 

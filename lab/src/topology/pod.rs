@@ -102,6 +102,15 @@ impl PodLink {
         Ok(())
     }
 
+    /// Lets the pod reach itself over its node's bridge, once what it sends is translated (CNI plugin `bridge`,
+    /// `hairpinMode`).
+    pub(super) fn set_hairpin(&self, node: &mut Node) -> Result<(), Error> {
+        if self.netns.is_some() && node.plan.style == Style::Bridge {
+            node.netlink.set_hairpin(self.veth)?;
+        }
+        Ok(())
+    }
+
     /// Takes everything back.
     pub(super) fn detach(&self, node: &mut Node) -> Result<(), Error> {
         let Some(netns) = &self.netns else { return Ok(()) };

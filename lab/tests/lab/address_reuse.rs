@@ -1,5 +1,6 @@
 //! A pod goes, its address comes back with another pod: on the same node or the other one, with other rights.
 
+use postern_lab::matrix::Reach;
 use postern_policy::model::Protocol;
 use serde_json::json;
 
@@ -39,15 +40,15 @@ fn a_reused_address_has_the_new_pods_rights() {
 
         let to_db = |from| key(from, "shop/db", 80, Protocol::Tcp);
         let (_, observed) = check(&mut lab, &base.0, "api has the address").await;
-        assert!(observed[&to_db("shop/api")]);
+        assert_eq!(observed[&to_db("shop/api")], Reach::Allowed);
         check(&mut lab, &without_api.0, "api is gone").await;
         let (_, observed) = check(&mut lab, &stranger.0, "a stranger has the address").await;
-        assert!(!observed[&to_db("shop/stranger")]);
+        assert_eq!(observed[&to_db("shop/stranger")], Reach::Denied);
         let (_, observed) = check(&mut lab, &moved.0, "another api has it, on the other node").await;
-        assert!(observed[&to_db("shop/api-2")]);
+        assert_eq!(observed[&to_db("shop/api-2")], Reach::Allowed);
         check(&mut lab, &base.0, "api is back").await;
         let (_, observed) = check(&mut lab, &free.0, "a free pod has the address of db").await;
-        assert!(observed.values().all(|allowed| *allowed));
+        assert!(observed.values().all(|reach| *reach == Reach::Allowed));
         check(&mut lab, &base.0, "db is back").await;
     });
 }

@@ -1,7 +1,7 @@
 //! Policies that were never readable: what they still tell isolates, and deleting them is honoured.
 
 use postern_lab::lab::Lab;
-use postern_lab::matrix::Matrix;
+use postern_lab::matrix::{Matrix, Reach};
 use postern_lab::working_copy::Files;
 
 use crate::manifests::{Cluster, small};
@@ -27,7 +27,7 @@ async fn observe(lab: &mut Lab, files: &Files) -> Matrix {
 fn assert_isolated(observed: &Matrix, isolated: &[&str], when: &str) {
     for (key, allowed) in observed {
         let touched = [&key.from, &key.to].into_iter().any(|end| isolated.contains(&&**end));
-        assert_eq!(*allowed, key.from == key.to || !touched, "{when}: {key}");
+        assert_eq!(*allowed, Reach::from(key.from == key.to || !touched), "{when}: {key}");
     }
 }
 

@@ -41,6 +41,8 @@ mod scale;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod story;
 #[cfg(test)]
 mod support;

@@ -109,7 +109,10 @@ fn callers(to: IpAddr) -> [(PartyId, Target); 3] {
     ]
     .map(|(party, source, port, protocol)| {
         let destination = SocketAddr::new(to, port);
-        (party, Target { source: source.into(), destination, protocol, answerer: "shop/new".to_owned() })
+        (
+            party,
+            Target { source: source.into(), destination, protocol, answerer: Some("shop/new".to_owned()) },
+        )
     })
 }
 

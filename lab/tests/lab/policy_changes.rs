@@ -1,5 +1,6 @@
 //! Edits of policies and labels, and edits that cannot be read, while agents run.
 
+use postern_lab::matrix::Reach;
 use postern_policy::model::Protocol;
 use serde_json::json;
 
@@ -15,7 +16,7 @@ fn a_deleted_policy_stops_to_count() {
         check(&mut lab, &both.0, "two policies").await;
         check(&mut lab, &denied.0, "one deleted").await;
         let (_, observed) = check(&mut lab, &small().0, "both deleted").await;
-        assert!(observed.values().all(|allowed| *allowed));
+        assert!(observed.values().all(|reach| *reach == Reach::Allowed));
     });
 }
 
@@ -33,7 +34,10 @@ fn labels_of_pods_and_namespaces_take_effect() {
         let base = small().policy("shop", "db", &policy);
         let mut lab = up(&[&base.0]).await;
         let (_, observed) = check(&mut lab, &base.0, "at first").await;
-        assert_eq!((observed[&cell("shop/web")], observed[&cell("other/client")]), (false, false));
+        assert_eq!(
+            (observed[&cell("shop/web")], observed[&cell("other/client")]),
+            (Reach::Denied, Reach::Denied)
+        );
 
         let web = |app| PodSpec {
             name: "web",
@@ -45,17 +49,17 @@ fn labels_of_pods_and_namespaces_take_effect() {
         };
         let pod_relabelled = base.clone().pod(&web(&[("app", "api")]));
         let (_, observed) = check(&mut lab, &pod_relabelled.0, "web is labelled as api").await;
-        assert!(observed[&cell("shop/web")]);
+        assert_eq!(observed[&cell("shop/web")], Reach::Allowed);
 
         let trusted = pod_relabelled.clone().namespace("other", &[("trusted", "yes")]);
         let (_, observed) = check(&mut lab, &trusted.0, "the other namespace is trusted").await;
-        assert!(observed[&cell("other/client")]);
+        assert_eq!(observed[&cell("other/client")], Reach::Allowed);
 
         // The subject's own label: db is no longer selected.
         let db =
             PodSpec { name: "db", node: "node-b", ips: &["10.1.2.2"], labels: &[("app", "old")], ..web(&[]) };
         let (_, observed) = check(&mut lab, &trusted.clone().pod(&db).0, "db is relabelled").await;
-        assert!(observed.values().all(|allowed| *allowed));
+        assert!(observed.values().all(|reach| *reach == Reach::Allowed));
         check(&mut lab, &base.0, "all labels back").await;
     });
 }

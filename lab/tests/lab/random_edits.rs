@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use postern_lab::agent::Agent;
+use postern_lab::matrix::Reach;
 use serde_json::{Value, json};
 
 use crate::manifests::{Cluster, PodSpec};
@@ -192,7 +193,7 @@ fn a_thousand_edits_end_in_the_verdicts_of_a_fresh_start() {
         lab.enforced().await.unwrap();
         let observed = lab.observe().await.unwrap().matrix;
         assert_same(&engine(&editor.cluster.0), &observed, "after all edits");
-        let allowed = observed.values().filter(|allowed| **allowed).count();
+        let allowed = observed.values().filter(|reach| **reach == Reach::Allowed).count();
         assert!(
             allowed > 0 && allowed < observed.len(),
             "the edits ended in a dull state: choose another seed"

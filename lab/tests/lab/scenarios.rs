@@ -59,6 +59,9 @@ scenarios! {
     recipes_namespaces: "recipes-namespaces"
     rules: "rules"
     selectors: "selectors"
+    services_basic: "services-basic"
+    services_nodes: "services-nodes"
+    services_slices: "services-slices"
 }
 
 #[test]

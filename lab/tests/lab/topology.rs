@@ -1,6 +1,6 @@
 //! The wires alone, without agents: everything reaches everything, and the lab tells its own mistakes from policy.
 
-use postern_lab::matrix::Matrix;
+use postern_lab::matrix::{Matrix, Reach};
 use serde_json::json;
 
 use crate::manifests::{Cluster, PodSpec, deny_all, small};
@@ -14,7 +14,7 @@ const STYLES: [&str; 4] = [
 ];
 
 fn denied(matrix: &Matrix) -> Vec<String> {
-    matrix.iter().filter(|(_, allowed)| !**allowed).map(|(key, _)| key.to_string()).collect()
+    matrix.iter().filter(|(_, reach)| **reach != Reach::Allowed).map(|(key, _)| key.to_string()).collect()
 }
 
 /// Dual-stack pods whose addresses say nothing about their nodes.

@@ -39,20 +39,20 @@ fn cells() {
         })
         .collect();
     expect_test::expect![[r#"
-        a/host a/web UDP/53 V4 true
-        a/host a/web TCP/80 V4 true
-        a/host external/host TCP/443 V4 true
-        a/remote a/web UDP/53 V4 false
-        a/remote a/web TCP/80 V4 false
-        a/remote external/host TCP/443 V4 true
-        a/web a/web UDP/53 V4 true
-        a/web a/web UDP/53 V6 true
-        a/web a/web TCP/80 V4 true
-        a/web a/web TCP/80 V6 true
-        a/web external/host TCP/443 V4 true
-        external/host a/web UDP/53 V4 true
-        external/host a/web TCP/80 V4 true
-        external/host external/host TCP/443 V4 true"#]]
+        a/host a/web UDP/53 V4 allowed
+        a/host a/web TCP/80 V4 allowed
+        a/host external/host TCP/443 V4 allowed
+        a/remote a/web UDP/53 V4 denied
+        a/remote a/web TCP/80 V4 denied
+        a/remote external/host TCP/443 V4 allowed
+        a/web a/web UDP/53 V4 allowed
+        a/web a/web UDP/53 V6 allowed
+        a/web a/web TCP/80 V4 allowed
+        a/web a/web TCP/80 V6 allowed
+        a/web external/host TCP/443 V4 allowed
+        external/host a/web UDP/53 V4 allowed
+        external/host a/web TCP/80 V4 allowed
+        external/host external/host TCP/443 V4 allowed"#]]
     .assert_eq(&text.join("\n"));
 }
 
@@ -65,4 +65,21 @@ fn shape() {
         r#"{"from":"a/host","to":"a/web","port":53,"protocol":"UDP","ip_family":"IPv4","allowed":true}"#
     );
     assert_eq!(serde_json::from_str::<Cell>(&json).expect("its own shape"), cells[0]);
+}
+
+#[test]
+fn a_mixed_answer_is_a_word() {
+    for (reach, json) in [(Reach::Allowed, "true"), (Reach::Denied, "false"), (Reach::Mixed, "\"mixed\"")] {
+        assert_eq!(serde_json::to_string(&reach).expect("a plain value"), json);
+        assert_eq!(serde_json::from_str::<Reach>(json).expect("its own shape"), reach);
+    }
+    assert!(serde_json::from_str::<Reach>("\"both\"").is_err());
+}
+
+#[test]
+fn connections_come_to_one_answer() {
+    assert_eq!(Reach::of([]), Reach::Denied);
+    assert_eq!(Reach::of([true, true]), Reach::Allowed);
+    assert_eq!(Reach::of([false, false]), Reach::Denied);
+    assert_eq!(Reach::of([true, false, true]), Reach::Mixed);
 }

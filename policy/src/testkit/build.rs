@@ -3,10 +3,13 @@
 //! Values that do not parse (addresses, CIDRs) are left out or read as something that matches nothing: a test that
 //! misspells one fails.
 
+mod services;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use self::services::{endpoint, service, slice};
 use crate::model::{
     ContainerPort, Labels, Namespace, NamespaceScope, NamespacedName, NetworkPolicy, Node, Object, Peer, Pod,
     Port, PortMatch, Protocol, Requirement, Rule, Selector,

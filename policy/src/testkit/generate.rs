@@ -1,5 +1,7 @@
 //! Strategies: few names, labels, ports and addresses, so that everything collides.
 
+mod services;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -225,6 +227,14 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
         objects.extend(pods.into_iter().map(Object::Pod));
         objects.extend(policies.into_iter().map(Object::NetworkPolicy));
         Cluster { objects, externals: externals() }
+    })
+}
+
+/// The same with up to three Services more.
+pub fn cluster_with_services() -> impl Strategy<Value = Cluster> {
+    (cluster(), services::objects()).prop_map(|(mut cluster, services)| {
+        cluster.objects.extend(services);
+        cluster
     })
 }
 

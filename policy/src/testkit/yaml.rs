@@ -1,5 +1,7 @@
 //! A cluster as manifests, to read, and to feed to `postern matrix`.
 
+mod services;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -36,8 +38,8 @@ fn document(object: &Object) -> String {
         }
         Object::Pod(pod) => self::pod(pod),
         Object::NetworkPolicy(policy) => self::policy(policy),
-        // No generated cluster has any.
-        Object::Service(_) | Object::EndpointSlice(_) => String::new(),
+        Object::Service(service) => services::service(service),
+        Object::EndpointSlice(slice) => services::slice(slice),
     }
 }
 
