@@ -53,12 +53,15 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut
             service::ask_about_backend(scene);
         }
         let reason = verdict::judge(ctx, scene);
-        if flow.flags & SERVICE != 0 {
+        // It may be from before the pod was guarded.
+        let is_others = scene.is_for_another();
+        let service = flow.flags & SERVICE;
+        if service != 0 && !is_others {
+            flow.flags = service;
             return service::is_allowed_still(ctx, scene, flow, reason);
         }
-        // It may be from before the pod was guarded.
-        let allowed = !reason.drops() && !scene.is_for_another();
-        flow.flags = if allowed { 0 } else { DENIED };
+        let allowed = !reason.drops() && !is_others;
+        flow.flags = service | if allowed { 0 } else { DENIED };
         flow.generation = scene.generation;
     }
     if flow.flags & DENIED != 0 {
