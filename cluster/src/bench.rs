@@ -1,9 +1,12 @@
 //! `cargo xtask bench scale`: one agent in a large cluster. The API server is real, and so are the agent, and the pods of
 //! its own node and their packets; all other pods are objects alone.
 
+mod churn;
+mod cpu;
 mod latency;
 mod objects;
 mod report;
+mod services;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use postern_lab::working_copy::Files;
 
+pub use self::churn::Churn;
 pub use self::latency::{Latency, Spread};
 pub use self::report::Report;
 use crate::control_plane;
@@ -26,8 +30,12 @@ pub struct Options {
     pub pods: usize,
     /// Policies in the API server.
     pub policies: usize,
+    /// Services in the API server, each with a slice of five endpoints.
+    pub services: usize,
     /// Policies created and deleted while the wire is watched.
     pub rounds: usize,
+    /// How long endpoint slices change.
+    pub churn: Duration,
 }
 
 /// Measures. `say` is told what is being done.
@@ -79,9 +87,16 @@ async fn measure(api: &mut Api, options: Options, binaries: Binaries, say: &dyn 
     let objects = status.watches.iter().map(|watch| watch.objects).sum();
 
     let (create, delete) = latency::measure(&mut world, &client, options.rounds, say).await?;
+    // Last: what it leaves behind shall not disturb the rest.
+    let churn = match options {
+        Options { services: 0, .. } | Options { churn: Duration::ZERO, .. } => None,
+        options => Some(churn::measure(&mut world, &client, options, say).await?),
+    };
     Ok(Report {
         pods: options.pods,
         policies: options.policies,
+        services: options.services,
+        endpoints: options.services * services::ENDPOINTS,
         objects,
         local_pods: local_pods(&local),
         ready_ms: ready.as_secs_f64() * 1e3,
@@ -91,6 +106,7 @@ async fn measure(api: &mut Api, options: Options, binaries: Binaries, say: &dyn 
         rounds: options.rounds,
         create,
         delete,
+        churn,
     })
 }
 

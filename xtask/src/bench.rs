@@ -45,8 +45,8 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// One agent in a cluster of 10,000 pods and 1,000 policies, with a real API server: time to ready, memory, traffic,
-    /// and from creating a policy to the first packet that shows it.
+    /// One agent in a cluster of 10,000 pods, 1,000 policies and 10,000 Services, with a real API server: time to ready,
+    /// memory, traffic, from creating a policy to the first packet that shows it, and what changing endpoint slices take.
     ///
     /// Examples:
     ///   cargo xtask bench scale

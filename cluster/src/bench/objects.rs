@@ -1,11 +1,13 @@
 //! The objects of a large cluster.
 
+use std::net::Ipv4Addr;
+
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Api, Client};
 use postern_lab::working_copy::Files;
 use serde_json::{Value, json};
 
-use super::Options;
+use super::{Options, services};
 
 /// The namespace of the two pods whose packets are watched.
 pub(super) const WATCHED: &str = "watched";
@@ -14,11 +16,11 @@ const NODE: &str = "node-a";
 /// Pods of the agent's node beside those two.
 const NEIGHBOURS: usize = 28;
 /// Namespaces of all others.
-const NAMESPACES: usize = 100;
+pub(super) const NAMESPACES: usize = 100;
 /// Apps of each namespace: what policies select.
-const APPS: usize = 10;
+pub(super) const APPS: usize = 10;
 /// Pods of each other node.
-const PODS_PER_NODE: usize = 100;
+pub(super) const PODS_PER_NODE: usize = 100;
 
 /// What lives on the agent's node, with wires of its own.
 pub(super) fn local() -> Files {
@@ -60,6 +62,10 @@ pub(super) fn elsewhere(options: Options) -> Files {
     for index in 0..options.policies {
         put(format!("policy-{index}.json"), &rules(index));
     }
+    for index in 0..options.services {
+        put(format!("service-{index}.json"), &services::service(index));
+        put(format!("slice-{index}.json"), &services::slice(index, options.pods));
+    }
     files
 }
 
@@ -70,12 +76,16 @@ fn namespace(index: usize) -> Value {
     })
 }
 
+/// The address of a pod of another node.
+pub(super) fn remote_address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a40_0000 + u32::try_from(index).unwrap_or_default())
+}
+
 /// A pod of another node.
 fn remote(index: usize) -> Value {
     let (namespace, number) = (format!("scale-{}", index % NAMESPACES), index / NAMESPACES);
-    let address = std::net::Ipv4Addr::from(0x0a40_0000 + u32::try_from(index).unwrap_or_default());
     let (app, node) = (format!("app-{}", number % APPS), format!("node-{}", index / PODS_PER_NODE));
-    pod(&namespace, &format!("{app}-{number}"), &app, &node, &address.to_string())
+    pod(&namespace, &format!("{app}-{number}"), &app, &node, &remote_address(index).to_string())
 }
 
 fn pod(namespace: &str, name: &str, app: &str, node: &str, address: &str) -> Value {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Latency, Spread};
+use super::churn::RATE;
+use super::{Churn, Latency, Spread};
 
 /// What one agent takes in a large cluster.
 #[derive(Clone, Debug, Serialize)]
@@ -13,6 +14,10 @@ pub struct Report {
     pub pods: usize,
     /// Policies, beside one for the pods whose packets are watched.
     pub policies: usize,
+    /// Services.
+    pub services: usize,
+    /// Endpoints in their slices, all together.
+    pub endpoints: usize,
     /// Objects that the agent knows.
     pub objects: usize,
     /// Pods of the agent's node.
@@ -31,6 +36,8 @@ pub struct Report {
     pub create: Latency,
     /// Deleting it.
     pub delete: Latency,
+    /// Changing endpoint slices; none where there are none, or no time for it.
+    pub churn: Option<Churn>,
 }
 
 impl fmt::Display for Report {
@@ -38,8 +45,8 @@ impl fmt::Display for Report {
         let mib = |kib: u64| format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024);
         writeln!(
             f,
-            "{} pods, {} policies; {} pods on the agent's node",
-            self.pods, self.policies, self.local_pods
+            "{} pods, {} policies, {} Services with {} endpoints; {} pods on the agent's node",
+            self.pods, self.policies, self.services, self.endpoints, self.local_pods
         )?;
         writeln!(f, "  from start to ready     {:.0} ms, {} objects", self.ready_ms, self.objects)?;
         writeln!(f, "  received until then     {}", mib(self.received_bytes / 1024))?;
@@ -50,7 +57,29 @@ impl fmt::Display for Report {
             writeln!(f, "  {what}: the first packet shows it   {}", Columns(latency.enforced))?;
             writeln!(f, "  {what}: from the one to the other   {}", Columns(latency.beyond))?;
         }
-        Ok(())
+        self.churn.iter().try_for_each(|churn| write!(f, "{churn}"))
+    }
+}
+
+impl fmt::Display for Churn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} updates of endpoint slices in {:.1} s: {:.1} a second, of {RATE} wanted",
+            self.updates, self.seconds, self.per_second
+        )?;
+        writeln!(
+            f,
+            "  the agent's CPU time    {:.1} % of a core, target below {:.0} %; {:.1} % before",
+            self.agent_cpu_percent_of_a_core,
+            self.target_cpu_percent_of_a_core,
+            self.idle_cpu_percent_of_a_core
+        )?;
+        writeln!(
+            f,
+            "  in its maps at the end  {} frontends, and those of {} emptied Services gone",
+            self.frontends, self.emptied
+        )
     }
 }
 
