@@ -63,7 +63,7 @@ pub(super) async fn measure(
     say("watching the idle agent");
     let (begun, before) = (Instant::now(), cpu::time(pid)?);
     tokio::time::sleep(IDLE).await;
-    let idle = cpu::percent(cpu::time(pid)? - before, begun.elapsed());
+    let idle = cpu::percent(cpu::time(pid)?.saturating_sub(before), begun.elapsed());
 
     say(&format!("changing {RATE} endpoint slices a second"));
     let (begun, before) = (Instant::now(), cpu::time(pid)?);
@@ -74,7 +74,7 @@ pub(super) async fn measure(
     let updates: u64 = written.iter().map(|(updates, _)| updates).sum();
     // Who answers questions has carried out what it heard before.
     world.agents[0].wait_until(|status| status.ready && events(status) >= heard + updates).await?;
-    let taken = cpu::percent(cpu::time(pid)? - before, begun.elapsed());
+    let taken = cpu::percent(cpu::time(pid)?.saturating_sub(before), begun.elapsed());
 
     let less: BTreeSet<usize> = written.into_iter().flat_map(|(_, less)| less).collect();
     let emptied: BTreeSet<_> = less.into_iter().filter(|index| services::is_emptied(*index)).collect();
