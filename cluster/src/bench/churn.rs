@@ -17,8 +17,9 @@ use postern::datapath::tables::read_frontends;
 use serde::Serialize;
 use serde_json::json;
 
+use super::Options;
+use super::cpu::Meter;
 use super::services::{self, State};
-use super::{Options, cpu};
 use crate::world::World;
 
 /// Updates a second.
@@ -61,12 +62,12 @@ pub(super) async fn measure(
     let pid = world.agents[0].pid().context("the agent has ended")?;
     let heard = events(&world.agents[0].status().context("the agent does not answer")?);
     say("watching the idle agent");
-    let (begun, before) = (Instant::now(), cpu::time(pid)?);
+    let meter = Meter::start(pid)?;
     tokio::time::sleep(IDLE).await;
-    let idle = cpu::percent(cpu::time(pid)?.saturating_sub(before), begun.elapsed());
+    let idle = meter.percent()?;
 
     say(&format!("changing {RATE} endpoint slices a second"));
-    let (begun, before) = (Instant::now(), cpu::time(pid)?);
+    let (begun, meter) = (Instant::now(), Meter::start(pid)?);
     let writers = WRITERS.min(options.services);
     let written = (0..writers).map(|writer| write(client, writer, writers, options, begun));
     let written = try_join_all(written).await?;
@@ -74,7 +75,7 @@ pub(super) async fn measure(
     let updates: u64 = written.iter().map(|(updates, _)| updates).sum();
     // Who answers questions has carried out what it heard before.
     world.agents[0].wait_until(|status| status.ready && events(status) >= heard + updates).await?;
-    let taken = cpu::percent(cpu::time(pid)?.saturating_sub(before), begun.elapsed());
+    let taken = meter.percent()?;
 
     let less: BTreeSet<usize> = written.into_iter().flat_map(|(_, less)| less).collect();
     let emptied: BTreeSet<_> = less.into_iter().filter(|index| services::is_emptied(*index)).collect();

@@ -1,22 +1,38 @@
 //! What a process takes of the processors.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 /// `USER_HZ`, the unit of times in `/proc`: 100 wherever Postern runs, whatever the kernel's own clock.
 const TICKS: u32 = 100;
 
+/// A span in which a process is looked at.
+pub(super) struct Meter {
+    pid: u32,
+    begun: Instant,
+    before: Duration,
+}
+
+impl Meter {
+    /// The span begins.
+    pub(super) fn start(pid: u32) -> Result<Self> {
+        Ok(Self { pid, begun: Instant::now(), before: time(pid)? })
+    }
+
+    /// What the process has taken since, in percent of one core.
+    pub(super) fn percent(&self) -> Result<f64> {
+        let taken =
+            time(self.pid)?.checked_sub(self.before).context("a process took less time than before")?;
+        Ok(100.0 * taken.as_secs_f64() / self.begun.elapsed().as_secs_f64())
+    }
+}
+
 /// User and system time that all threads of a process have taken so far, those that ended included.
-pub(super) fn time(pid: u32) -> Result<Duration> {
+fn time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     parse(&text).with_context(|| format!("utime and stime in {path}: {text}"))
-}
-
-/// Part of one core, in percent.
-pub(super) fn percent(taken: Duration, of: Duration) -> f64 {
-    100.0 * taken.as_secs_f64() / of.as_secs_f64()
 }
 
 fn parse(stat: &str) -> Option<Duration> {
@@ -40,11 +56,11 @@ mod tests {
 
     #[test]
     fn work_is_seen() {
-        let (pid, before) = (std::process::id(), time(std::process::id()).unwrap());
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let meter = Meter::start(std::process::id()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
         // Busy, for as long as it takes on a busy machine.
-        while time(pid).unwrap() < before + Duration::from_millis(50) {
-            assert!(std::time::Instant::now() < deadline, "30 s of work, and no time taken");
+        while meter.percent().unwrap() < 1.0 {
+            assert!(Instant::now() < deadline, "30 s of work, and no time taken");
         }
     }
 }
