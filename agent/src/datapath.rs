@@ -48,9 +48,8 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::MapError;
-use tracing::warn;
-
 use postern_policy::{Action, ClassId, Plan, Subject, Tables};
+use tracing::warn;
 
 use self::attach::Mode;
 use self::behind_nat::{BehindNat, BehindNatError};

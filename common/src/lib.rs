@@ -1,8 +1,9 @@
 //! The one contract between the programs in the kernel and the agent: map keys and values, reasons, and the sizes
 //! they are declared with.
 //!
-//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`], [`state`], and
-//! frontends in [`service`]; the programs write [`conntrack`], the rest of [`service`] and the counters indexed by [`reason`]. Neither writes the other's.
+//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`] and [`state`], and the frontends
+//! in [`service`]; the programs write [`conntrack`], the rest of [`service`], and the counters indexed by [`reason`].
+//! Neither writes the other's.
 //!
 //! Addresses and ports stand in network byte order inside address arrays, ports and ids in host byte order.
 //! All integers are little- or big-endian as the machine is: maps never leave it.

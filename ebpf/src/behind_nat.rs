@@ -16,16 +16,16 @@ use postern_common::verdict::VerdictKey;
 
 use crate::count;
 use crate::family::Address;
-use crate::maps::{self, ENDPOINTS, VERDICTS};
+use crate::maps::{self, ENDPOINTS};
 use crate::service::digest;
 use crate::skb::Skb;
 use crate::steady;
-use crate::verdict::allows;
+use crate::verdict::of_classes;
 
 /// `NF_DROP` (`linux/netfilter.h`)
-pub const DROP: u32 = 0;
+const DROP: u32 = 0;
 /// `NF_ACCEPT`
-pub const ACCEPT: u32 = 1;
+const ACCEPT: u32 = 1;
 
 /// Judges one packet: whether to drop it or to let it go on.
 #[inline(always)]
@@ -124,12 +124,7 @@ fn verdict<A: Address>(
     if peer.flags & LOCAL_NODE != 0 {
         return Reason::Node;
     }
-    let key = VerdictKey { subject: endpoint.egress_class, peer: peer.class };
-    // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
-    match unsafe { VERDICTS.get(&key) } {
-        Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
-        _ => Reason::DeniedByPolicy,
-    }
+    of_classes(VerdictKey { subject: endpoint.egress_class, peer: peer.class }, protocol, port)
 }
 
 /// Remembers where a flow's packets go, for when policy changes.

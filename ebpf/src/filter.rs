@@ -323,7 +323,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
         // Once more before it is established; it was judged just now.
-        let flags = if scene.service { SERVICE } else { 0 };
+        let flags = scene.flow_flags();
         if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.flags != flags {
             scene.half_open.flow.generation = scene.generation;
             scene.half_open.flow.flags = flags;
@@ -365,7 +365,7 @@ fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A
     }
     let Packet { transport, protocol, .. } = scene.packet;
     scene.service &= initiator == EGRESS;
-    let flags = if scene.service { SERVICE } else { 0 };
+    let flags = scene.flow_flags();
     let flow = &mut scene.half_open.flow;
     *flow =
         Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };

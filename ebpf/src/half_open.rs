@@ -8,7 +8,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, HALF_OPEN_SLOTS, HalfOpen, SERVICE, STREAM, Slot, state};
+use postern_common::conntrack::{Flow, HALF_OPEN_SLOTS, HalfOpen, STREAM, Slot, state};
 
 use crate::config;
 use crate::family::Address;
@@ -127,7 +127,7 @@ pub fn open<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
         initiator: direction,
         state: state::OPENING,
         progress: 0,
-        flags: if scene.service { SERVICE } else { 0 },
+        flags: scene.flow_flags(),
     };
     HALF_OPEN.insert(scene.slot, &scene.half_open, u64::from(BPF_ANY)).is_ok()
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{HalfOpen, Slot};
+use postern_common::conntrack::{HalfOpen, SERVICE, Slot};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -122,6 +122,12 @@ impl<A: Address> Scene<A> {
         let source = (self.packet.source, self.packet.transport.source_port);
         let destination = (self.packet.destination, self.packet.transport.destination_port);
         if DIRECTION == EGRESS { (source, destination) } else { (destination, source) }
+    }
+
+    /// Flags of a flow that begins with this packet.
+    #[inline(always)]
+    pub fn flow_flags(&self) -> u8 {
+        if self.service { SERVICE } else { 0 }
     }
 
     /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and

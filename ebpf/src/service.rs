@@ -13,6 +13,7 @@ use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use crate::family::Address;
 use crate::maps;
 use crate::scene::Scene;
+use crate::{slot, sockets};
 
 /// Whether a protocol has ports, without which no frontend is of it.
 #[inline(always)]
@@ -77,19 +78,12 @@ pub fn is_allowed_still<A: Address>(
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
     // What a pod sends carries its own socket.
-    let is_nodes = scene.direction == INGRESS && is_local(ctx);
+    let is_nodes = scene.direction == INGRESS && sockets::sent(ctx);
     if !reason.drops() && (!is_unknown || is_nodes) {
         flow.generation = scene.generation;
         return true;
     }
     scene.direction == EGRESS
-}
-
-/// Whether a process of this node sent the packet.
-#[inline(always)]
-fn is_local(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
-    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() }
 }
 
 /// Whether a packet that policy does not let in is the pod's own: its node sends on, in its own name, what the pod sent to a Service
@@ -144,21 +138,17 @@ pub fn digest(protocol: u8, length: u32, word: impl Fn(u32) -> Option<u32>) -> O
         IPPROTO_SCTP => 12,
         _ => return None,
     };
-    let mut digest = length;
+    let mut digest = u64::from(length);
     let mut index = 0;
     while index < WORDS {
         let offset = start + index * 4;
         if offset + 4 <= length {
-            digest = (digest ^ word(offset)?).wrapping_mul(MULTIPLIER);
-            digest ^= digest >> 16;
+            digest = slot::mix(digest, u64::from(word(offset)?));
         }
         index += 1;
     }
-    Some(digest)
+    Some(digest as u32)
 }
-
-/// Any odd number with well-mixed bits will do.
-const MULTIPLIER: u32 = 0x9e37_79b1;
 
 /// Whether a flow's packets are to be looked at behind the choice of a backend.
 #[inline(always)]

@@ -12,6 +12,13 @@ use aya_ebpf::programs::TcContext;
 use crate::family::Address;
 use crate::scene::Scene;
 
+/// Whether a packet still carries the socket that sent it: of what a pod gets, what its node's own processes sent.
+#[inline(always)]
+pub fn sent(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a running program is valid.
+    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() }
+}
+
 /// What a look-up found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Socket {

@@ -15,6 +15,7 @@ use crate::family::Address;
 use crate::maps::{PORT_PAGES, STATE, VERDICTS};
 use crate::scene::Scene;
 use crate::service::has_ports;
+use crate::sockets;
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -68,11 +69,15 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     if class == QUARANTINE {
         return Reason::Quarantined;
     }
+    of_classes(key, scene.question.protocol, scene.question.port)
+}
+
+/// What policy says of a port, between two classes.
+#[inline(always)]
+pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
     match unsafe { VERDICTS.get(&key) } {
-        Some(verdict) if allows(verdict, scene.question.protocol, scene.question.port) => {
-            Reason::AllowedByPolicy
-        }
+        Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
         _ => Reason::DeniedByPolicy,
     }
 }
@@ -101,15 +106,13 @@ fn peer_class<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u32 {
 
 #[inline(always)]
 fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
-    // SAFETY: the context of a running program is valid.
-    peer.flags & LOCAL_NODE != 0
-        && (direction != INGRESS || unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() })
+    peer.flags & LOCAL_NODE != 0 && (direction != INGRESS || sockets::sent(ctx))
 }
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one
 /// look-up.
 #[inline(never)]
-pub fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
+fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
     let whole = match protocol {
         IPPROTO_TCP => EVERYTHING | EVERY_TCP,
         IPPROTO_UDP => EVERYTHING | EVERY_UDP,

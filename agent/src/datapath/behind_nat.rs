@@ -56,6 +56,9 @@ pub enum BehindNatError {
         /// What the verifier said.
         log: String,
     },
+    /// The kernel does not tell of a program.
+    #[error("asking the kernel about a program: {0}")]
+    Info(#[source] io::Error),
     /// Netfilter refused.
     #[error("hooking into netfilter: {0}")]
     Attach(#[source] io::Error),
@@ -93,12 +96,6 @@ impl BehindNat {
         Ok(behind_nat)
     }
 
-    /// Whether netfilter calls the programs of this agent.
-    #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.attached
-    }
-
     /// Has netfilter call the programs, whether this agent lives or not, and nobody else's.
     ///
     /// # Errors
@@ -109,8 +106,16 @@ impl BehindNat {
             return Ok(());
         }
         let earlier = pins(&self.links)?;
-        for (pin, link) in self.hook()? {
-            link::pin(&link, &pin).map_err(|source| BehindNatError::Pin { path: pin, source })?;
+        let hooked = self.hook()?;
+        let pinned = hooked.iter().try_for_each(|(pin, link)| {
+            link::pin(link, pin).map_err(|source| BehindNatError::Pin { path: pin.clone(), source })
+        });
+        if let Err(error) = pinned {
+            // Half of it would take a number from the next attempt.
+            let of_this: Vec<_> =
+                pins(&self.links)?.into_iter().filter(|pin| !earlier.contains(pin)).collect();
+            remove(&of_this)?;
+            return Err(error);
         }
         remove(&earlier)?;
         self.attached = true;
@@ -213,7 +218,7 @@ fn verified_instructions(program: &OwnedFd) -> Result<u32, BehindNatError> {
         info: (&raw mut info) as u64,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Attach)?;
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Info)?;
     Ok(info.verified_insns)
 }
 

@@ -49,6 +49,13 @@ impl<K: Eq + Hash> Classes<K> {
         (id, class.users == 1)
     }
 
+    /// Adds a user to a class that has some.
+    pub(super) fn share(&mut self, id: u32) {
+        if let Some(class) = self.by_id.get_mut(&id) {
+            class.users += 1;
+        }
+    }
+
     /// Takes a user out; says whether it was the last one.
     pub(super) fn release(&mut self, id: u32) -> bool {
         let Some(class) = self.by_id.get_mut(&id) else { return false };

@@ -14,7 +14,7 @@ use super::blocks::bounds;
 use super::rules::{Facts, Known, Place};
 use super::tracked::{Changed, Tracked};
 use super::{Engine, Scope};
-use crate::model::{EndpointSlice, NamespacedName, Node, Pod, Service, ServicePort};
+use crate::model::{EndpointSlice, NamespacedName, Node, Pod, Protocol, Service, ServicePort};
 use crate::services::{Backend, Frontend, Via, candidates, eligible};
 use crate::tables::{FrontendEntry, PeerClass};
 
@@ -41,6 +41,13 @@ pub(super) struct Frontends {
     touched: BTreeSet<IpNet>,
     /// Nobody judges behind the choice of a backend.
     pub(super) judged_in_front: bool,
+}
+
+/// What a port of a Service may lead to in one family.
+struct Candidates<'a> {
+    port: &'a ServicePort,
+    is_ipv4: bool,
+    backends: Vec<Backend>,
 }
 
 impl Frontends {
@@ -198,14 +205,17 @@ impl Engine {
         let mut claims = BTreeMap::new();
         let mut rests_on = BTreeSet::new();
         let in_front = self.frontends.judged_in_front;
-        let frontends: Vec<_> =
-            service.frontends().map(|(frontend, via, port)| (frontend, via, port.clone())).collect();
-        for (frontend, via, port) in frontends {
+        let candidates = self.candidates(service);
+        let of = |port: &ServicePort, like: IpAddr| -> &[Backend] {
+            let it = candidates.iter().find(|it| it.port == port && it.is_ipv4 == like.is_ipv4());
+            it.map_or(&[], |it| &it.backends)
+        };
+        for (frontend, via, port) in service.frontends() {
             let within = (via == Via::Cluster && service.internal_local).then_some(&**here);
-            let backends = self.backends(service, &port, frontend.address, within);
+            let backends = eligible(of(port, frontend.address), within);
             if !backends.is_empty() {
                 let entry = if in_front {
-                    self.together(&port, backends, &mut rests_on)
+                    FrontendEntry::Together(self.together(port, &backends, &mut rests_on))
                 } else {
                     FrontendEntry::BehindNat
                 };
@@ -215,19 +225,29 @@ impl Engine {
         // What a pod sends to its own node is judged behind NAT whatever it is.
         let nodes: Vec<Node> =
             self.nodes.values().filter(|node| in_front || node.name != *here).cloned().collect();
+        // A port's backends are the same on every node, unless each prefers its own.
+        let mut shared: HashMap<(u16, Protocol, bool), PeerClass> = HashMap::new();
         for node in nodes {
-            let ports: Vec<_> =
-                service.node_ports(&node).map(|(frontend, port)| (frontend, port.clone())).collect();
-            for (frontend, port) in ports {
-                let mut backends = self.backends(service, &port, frontend.address, None);
+            for (frontend, port) in service.node_ports(&node) {
+                let candidates = of(port, frontend.address);
+                let mut backends = eligible(candidates, None);
                 if service.external_local {
                     // That node may have none but such that terminate, while others elsewhere are ready.
-                    backends.extend(self.backends(service, &port, frontend.address, Some(&*node.name)));
+                    backends.extend(eligible(candidates, Some(&*node.name)));
                 }
-                if !backends.is_empty() {
-                    let entry = self.together(&port, backends, &mut rests_on);
-                    self.claim(&mut claims, frontend, entry);
+                if backends.is_empty() {
+                    continue;
                 }
+                let port_of_all = (frontend.port, frontend.protocol, frontend.address.is_ipv4());
+                let class = match shared.get(&port_of_all) {
+                    Some(class) if !service.external_local => {
+                        self.peers.classes.share(class.0);
+                        *class
+                    }
+                    _ => self.together(port, &backends, &mut rests_on),
+                };
+                shared.insert(port_of_all, class);
+                self.claim(&mut claims, frontend, FrontendEntry::Together(class));
             }
         }
         (claims, rests_on)
@@ -244,32 +264,32 @@ impl Engine {
         }
     }
 
-    fn backends(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        like: IpAddr,
-        within: Option<&str>,
-    ) -> Vec<Backend> {
-        let slices = self.frontends.slices_of(&service.id);
-        let pods: Vec<Arc<Pod>> = if self.frontends.has_slices(&service.id) {
+    /// What each port of a Service may lead to, by family: looked up once, however many nodes have it as a node port.
+    fn candidates<'a>(&self, service: &'a Service) -> Vec<Candidates<'a>> {
+        let pods: Vec<&Pod> = if self.frontends.has_slices(&service.id) {
             Vec::new()
         } else {
-            self.pods.all_in(&service.id.namespace).cloned().collect()
+            self.pods.all_in(&service.id.namespace).map(|pod| &**pod).collect()
         };
-        let candidates = candidates(service, port, slices, pods.iter().map(|pod| &**pod), like);
-        eligible(&candidates, within).into_iter().cloned().collect()
+        let families: [IpAddr; 2] = [[0; 4].into(), [0; 16].into()];
+        let ports = service.ports.iter().flat_map(|port| families.map(|like| (port, like)));
+        let of = |(port, like): (&'a ServicePort, IpAddr)| {
+            let slices = self.frontends.slices_of(&service.id);
+            let backends = candidates(service, port, slices, pods.iter().copied(), like);
+            Candidates { port, is_ipv4: like.is_ipv4(), backends }
+        };
+        ports.map(of).collect()
     }
 
     /// The class of backends together.
     fn together(
         &mut self,
         port: &ServicePort,
-        backends: Vec<Backend>,
+        backends: &[&Backend],
         rests_on: &mut BTreeSet<IpAddr>,
-    ) -> FrontendEntry {
+    ) -> PeerClass {
         let mut places: Vec<_> = backends
-            .into_iter()
+            .iter()
             .map(|backend| {
                 rests_on.insert(backend.address);
                 let (_, entry) = self.peers.decides(IpNet::from(backend.address));
@@ -283,15 +303,14 @@ impl Engine {
         places.sort_unstable();
         places.dedup();
         let (class, _) = self.peers.classes.acquire(Known::Backends(places));
-        FrontendEntry::Together(PeerClass(class))
+        PeerClass(class)
     }
 
     /// Replaces what a Service makes of its frontends.
-    fn set_claims(&mut self, id: &NamespacedName, claims: BTreeMap<Frontend, FrontendEntry>) {
+    fn set_claims(&mut self, id: &NamespacedName, mut claims: BTreeMap<Frontend, FrontendEntry>) {
         let mut frontends = self.frontends.claimed.remove(id).unwrap_or_default();
         let now: BTreeSet<Frontend> = claims.keys().copied().collect();
         frontends.extend(&now);
-        let mut claims = claims;
         for frontend in frontends {
             let claimants = self.frontends.claims.entry(frontend).or_default();
             let old = match claims.remove(&frontend) {

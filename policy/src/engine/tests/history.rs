@@ -5,7 +5,8 @@ use proptest::test_runner::Config;
 
 use crate::engine::{Engine, Scope};
 use crate::model::Object;
-use crate::tables::ClassId;
+use crate::ports::PortSet;
+use crate::tables::{ClassId, FrontendEntry};
 use crate::testkit;
 
 fn fresh<'a>(scope: &Scope, objects: impl IntoIterator<Item = &'a Object>) -> Engine {
@@ -54,7 +55,7 @@ proptest! {
 
     #[test]
     fn order_does_not_matter(
-        (sorted, shuffled) in testkit::cluster().prop_flat_map(|cluster| {
+        (sorted, shuffled) in testkit::cluster_with_services().prop_flat_map(|cluster| {
             (Just(cluster.objects.clone()), Just(cluster.objects).prop_shuffle())
         }),
         scope in scope(),
@@ -62,6 +63,51 @@ proptest! {
         let (mut sorted, mut shuffled) = (fresh(&scope, &sorted), fresh(&scope, &shuffled));
         prop_assert_eq!(sorted.dump(), shuffled.dump());
         prop_assert_eq!(sorted.tables().canonical(), shuffled.tables().canonical());
+    }
+
+    #[test]
+    fn frontends_follow_their_objects(
+        (objects, gone) in testkit::cluster_with_services().prop_flat_map(|cluster| {
+            let objects = Just(cluster.objects.clone()).prop_shuffle();
+            (objects, Just(cluster.objects).prop_flat_map(|all| proptest::sample::subsequence(all.clone(), 0..=all.len())))
+        }),
+        in_front in any::<bool>(),
+    ) {
+        let engine = || {
+            let mut engine = Engine::new(Scope::Node("node-a".into()), ClassId(1));
+            if in_front {
+                engine.judge_in_front_of_services();
+            }
+            engine
+        };
+        let mut changed = engine();
+        for (index, object) in objects.iter().enumerate() {
+            changed.apply(object.clone());
+            if index % 5 == 0 {
+                let _ = changed.plan();
+            }
+        }
+        for object in &gone {
+            changed.delete(&object.reference());
+        }
+        let mut fresh = engine();
+        for object in objects.iter().filter(|object| !gone.contains(object)) {
+            fresh.apply(object.clone());
+        }
+        let tables = changed.tables();
+        prop_assert_eq!(tables.canonical(), fresh.tables().canonical());
+        // Those of which another node chooses stand for all of their backends, and for nothing where one is denied.
+        for entry in tables.frontends.values() {
+            if let FrontendEntry::Together(class) = entry {
+                let verdicts = tables.verdicts.iter().filter(|((_, peer), _)| peer == class);
+                prop_assert!(verdicts.map(|(_, ports)| ports).all(PortSet::is_everything));
+            }
+        }
+        for object in &objects {
+            changed.delete(&object.reference());
+        }
+        let left = changed.tables();
+        prop_assert!(left.frontends.is_empty() && left.verdicts.is_empty(), "{}", left);
     }
 
     #[test]
