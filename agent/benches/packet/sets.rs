@@ -4,11 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use postern_policy::model::{
-    Endpoint, EndpointPort, EndpointSlice, NamespacedName, NetworkPolicy, Object, Peer, Pod, Port, Protocol,
-    Rule, Service, ServicePort, TargetPort,
+use postern_policy::model::{NetworkPolicy, Object, Peer, Pod, Port, Protocol, Rule};
+use postern_policy::testkit::build::{
+    block, endpoint, namespace, node, pod, pods_of, policy, range, rule, service, slice, tcp,
 };
-use postern_policy::testkit::build::{block, namespace, node, pod, pods_of, policy, range, rule, tcp};
 use serde::Serialize;
 
 /// The pod's IPv4 address; its IPv6 address ends in the same 32 bits, as everyone's here.
@@ -135,7 +134,7 @@ impl Set {
         objects.extend(self.policies()?.into_iter().map(Object::NetworkPolicy));
         objects.extend((0..self.pods()).map(|number| Object::Pod(peer(number))));
         if self.dimension == Dimension::Services {
-            objects.extend((0..self.size).flat_map(service));
+            objects.extend((0..self.size).flat_map(numbered_service));
         }
         let pod = pod("here", "pod", &ipv4(POD).to_string()).and_address(&ipv6(POD).to_string());
         objects.push(Object::Pod(pod));
@@ -199,37 +198,15 @@ fn peer(number: u32) -> Pod {
 }
 
 /// A Service and its endpoints. The first one's may be sent to.
-fn service(number: u32) -> [Object; 2] {
-    let id = NamespacedName::new("peers", format!("service-{number}"));
-    let service = Service {
-        id: id.clone(),
-        cluster_ips: vec![ipv4(SERVICES + number).into()],
-        external_ips: Vec::new(),
-        ports: vec![ServicePort {
-            name: None,
-            protocol: Protocol::Tcp,
-            port: PORT,
-            target: TargetPort::Number(PORT),
-            node_port: None,
-        }],
-        selector: None,
-        internal_local: false,
-        external_local: false,
-    };
-    let endpoint = |index: u32| Endpoint {
-        addresses: vec![ipv4(PEERS + number * ENDPOINTS + index).into()],
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some("node-b".into()),
-    };
-    let slice = EndpointSlice {
-        id: id.clone(),
-        service: Some(id.name),
-        ports: vec![EndpointPort { name: None, protocol: Protocol::Tcp, port: Some(PORT) }],
-        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
-    };
-    [Object::Service(service), Object::EndpointSlice(slice)]
+fn numbered_service(number: u32) -> [Object; 2] {
+    let name = format!("service-{number}");
+    let service = service("peers", &name, &[&ipv4(SERVICES + number).to_string()]);
+    let endpoints = (0..ENDPOINTS).map(|index| ipv4(PEERS + number * ENDPOINTS + index).to_string());
+    let slice = endpoints
+        .fold(slice("peers", &name, &name).port("", Protocol::Tcp, PORT), |slice, address| {
+            slice.with(endpoint(&address).on("node-b"))
+        });
+    [Object::Service(service.port("", Protocol::Tcp, PORT, &PORT.to_string())), Object::EndpointSlice(slice)]
 }
 
 /// An IPv4 address.
