@@ -16,7 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs a test beside a control plane of its own.
 pub(crate) fn with_api(test: impl AsyncFnOnce(&mut Api)) {
-    let mut api = Api::start(&Options::default()).unwrap();
+    // Of both families, as the lab's Services are.
+    let services = "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112";
+    let options = Options { apiserver_flags: vec![services.to_owned()], ..Options::default() };
+    let mut api = Api::start(&options).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(test(&mut api));
 }
