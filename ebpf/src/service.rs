@@ -64,10 +64,10 @@ pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
     }
 }
 
-/// Whether a flow to a Service is still allowed, of which policy says this today.
+/// Whether a flow to a Service, or to the pod's node, is still allowed, of which policy says this today.
 ///
-/// Such a flow is never remembered as denied: it may lead to another backend by now. What the pod sends is judged behind the
-/// choice in any case.
+/// Such a flow is never remembered as denied: it may lead to another backend by now. What the pod sends is left to the judgement
+/// behind the choice, where there is any: a flow that ended on the node and is denied today is not looked at there.
 #[inline(always)]
 pub fn is_allowed_still<A: Address>(
     ctx: &TcContext,
@@ -83,7 +83,7 @@ pub fn is_allowed_still<A: Address>(
         flow.generation = scene.generation;
         return true;
     }
-    scene.direction == EGRESS
+    scene.direction == EGRESS && (is_unknown || scene.question.resolved)
 }
 
 /// Whether a packet that policy does not let in is the pod's own: its node sends on, in its own name, what the pod sent to a Service

@@ -87,6 +87,13 @@ impl Agent {
         }
         panic!("the agent neither becomes ready nor ends");
     }
+
+    /// What it wrote until it ended.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    }
 }
 
 /// Runs a test as a node of its own with the pod of [`DENIED`], with nothing but these capabilities from then on.
@@ -113,7 +120,7 @@ fn with(capabilities: &[Capability], test: impl FnOnce(&PodNetns) + Send) {
 fn the_agent_enforces_with_the_capabilities_it_is_given() {
     with(&NEEDED, |pod| {
         let mut agent = Agent::start("given");
-        let status = agent.ready().expect("the agent ended");
+        let Some(status) = agent.ready() else { panic!("the agent ended: {}", agent.said()) };
         assert_eq!(status.endpoints.len(), 1, "{status:?}");
         assert_eq!(status.attach, format!("{:?}", attach::probe()).to_lowercase());
         pod.within(|| {
@@ -144,8 +151,7 @@ fn it_needs_each_of_them() {
                 agent.ready().is_none(),
                 "the agent does not need {missing}: take it out of the manifests"
             );
-            let mut said = String::new();
-            agent.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            let said = agent.said();
             assert!(said.contains(&format!("this process lacks {missing}: run it as root")), "{said}");
         });
     }

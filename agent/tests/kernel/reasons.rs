@@ -134,7 +134,7 @@ fn options_and_extension_headers_do_not_hide_ports() {
 #[test]
 fn the_own_node_passes() {
     let mut rig = rig();
-    rig.own_address("10.0.0.254".parse().unwrap());
+    rig.own_addresses(&["10.0.0.254"]);
     // Test runs come with a socket, as packets of the node's own processes do; what is merely forwarded is for the lab.
     assert_eq!(rig.gets(&frames::tcp(("10.0.0.254", 40000), ("10.0.0.1", 9999), "S")), Answer(Reason::Node));
     assert_eq!(rig.sends(&frames::udp(WEB, ("10.0.0.254", 53))), Answer(Reason::Node));

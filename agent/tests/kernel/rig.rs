@@ -82,9 +82,9 @@ impl Rig {
         self.settle();
     }
 
-    /// Makes an address the node's own.
-    pub(crate) fn own_address(&mut self, address: IpAddr) {
-        self.engine.set_local_addresses([address]);
+    /// Which addresses are the node's own from now on.
+    pub(crate) fn own_addresses(&mut self, addresses: &[&str]) {
+        self.engine.set_local_addresses(addresses.iter().map(|address| address.parse().unwrap()));
         self.settle();
     }
 

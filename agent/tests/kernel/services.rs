@@ -88,7 +88,7 @@ spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Ingress, Egress]
 fn rig() -> Rig {
     let mut rig = Rig::new("shop/client", WORLD);
     rig.judge_behind_nat(true);
-    rig.own_address(OWN_NODE.parse().unwrap());
+    rig.own_addresses(&[OWN_NODE]);
     rig.apply(POLICY);
     rig
 }
@@ -207,6 +207,33 @@ fn a_flow_to_the_own_node_stays_one() {
     rig.apply(DENY);
     assert_eq!(rig.gets(&udp(node, POD)), Answer(Established));
     assert_eq!(rig.sends(&udp(POD, node)), Answer(Established));
+}
+
+#[test]
+fn an_address_that_the_node_gave_up_is_one_like_any_other() {
+    let mut rig = rig();
+    let frames = [
+        udp(POD, (OWN_NODE, 53)),
+        tcp(POD, (OWN_NODE, 53), "A"),
+        udp((OWN_NODE, 53), POD),
+        tcp((OWN_NODE, 53), POD, "A"),
+    ];
+    assert_eq!(rig.sends(&tcp(POD, (OWN_NODE, 53), "S")), Answer(Node));
+    assert_eq!(rig.gets(&tcp((OWN_NODE, 53), POD, "SA")), Answer(Established));
+    rig.sends(&frames[0]);
+    for frame in &frames[..2] {
+        rig.sends(frame);
+    }
+    for frame in &frames[2..] {
+        assert_eq!(rig.gets(frame), Answer(Established));
+    }
+    rig.own_addresses(&[]);
+    for frame in &frames[..2] {
+        assert_eq!(rig.sends(frame), Answer(DeniedByPolicy));
+    }
+    for frame in &frames[2..] {
+        assert_eq!(rig.gets(frame), Answer(DeniedByPolicy));
+    }
 }
 
 #[test]
