@@ -1,5 +1,6 @@
 //! Tables for people, JSON for programs.
 
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
@@ -116,8 +117,8 @@ impl Report {
             floors.add_row([name, grouped(floor.flows), figure(floor.nanoseconds)]);
         }
         print(floors);
-        for dimension in [Dimension::Peers, Dimension::Policies, Dimension::Ports, Dimension::Cidrs] {
-            let rows: Vec<&Row> = self.packets.iter().filter(|row| row.sets == dimension).collect();
+        for dimension in Dimension::value_variants() {
+            let rows: Vec<&Row> = self.packets.iter().filter(|row| row.sets == *dimension).collect();
             if let Some(first) = rows.first() {
                 let sizes =
                     first.figures.iter().map(|it| format!("{} {}", grouped(it.size), dimension.name()));
