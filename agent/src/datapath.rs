@@ -199,6 +199,14 @@ impl Datapath {
     /// where that leaves the maps.
     pub fn execute(&mut self, plan: Plan) -> Result<(), ExecuteError> {
         self.finish()?;
+        // Once for all of it.
+        self.maps.begin()?;
+        let result = self.execute_begun(plan);
+        self.maps.end()?;
+        result
+    }
+
+    fn execute_begun(&mut self, plan: Plan) -> Result<(), ExecuteError> {
         let mut hazard = Hazard::default();
         let mut steps = plan.steps.into_iter();
         while let Some(action) = steps.next() {

@@ -25,11 +25,6 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
     if transport.finishes || transport.resets {
         end(flow, direction, transport);
     }
-    if transport.starts && flow.state == state::CLOSING {
-        // The same ports once more, soon after: a connection of its own.
-        flow.state = state::ESTABLISHED;
-        flow.progress = 0;
-    }
     flow.expires = now + config::lifetime(protocol, flow.state);
 }
 

@@ -152,7 +152,7 @@ macro_rules! address_family {
 
             #[inline(always)]
             fn backend(flow: &$flow) -> Option<Backend> {
-                steady::read(|| $backends.get_ptr(flow))
+                steady::read_twice(|| $backends.get_ptr(flow))
             }
 
             #[inline(always)]

@@ -99,8 +99,11 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
             Relation::Orphan => Reason::OrphanFragment,
         };
     }
-    let reason = if scene.packet.transport.error {
+    let Packet { transport, protocol, .. } = scene.packet;
+    let reason = if transport.error {
         reason_of_error::<DIRECTION, A>(ctx, scene)
+    } else if transport.starts && protocol == IPPROTO_TCP {
+        reason_of_syn::<DIRECTION, A>(ctx, scene)
     } else {
         reason_of_flow::<DIRECTION, A>(ctx, scene)
     };
@@ -273,7 +276,28 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
     verdict::judge(ctx, scene)
 }
 
-/// A packet that is not of an established flow of this generation (7, 9, 10).
+/// A SYN begins its flow anew, whatever was known of its addresses and ports (9, 10).
+#[inline(never)]
+fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    let mut reason = scene.judge(ctx, DIRECTION);
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+        reason = Reason::AllowedByPolicy;
+    }
+    if reason.drops() {
+        return reason;
+    }
+    if A::flow(&scene.key).is_some() {
+        A::forget(&scene.key);
+    }
+    if DIRECTION == INGRESS && scene.is_for_another() {
+        return reason;
+    }
+    half_open::identify(scene);
+    half_open::find(scene, DIRECTION);
+    if half_open::open(scene, DIRECTION) { reason } else { Reason::FlowTableFull }
+}
+
+/// Any other packet that is not of an established flow of this generation (7, 9, 10).
 #[inline(never)]
 fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let Packet { transport, protocol, .. } = scene.packet;
@@ -321,7 +345,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if DIRECTION == INGRESS && scene.is_for_another() {
         return reason;
     }
-    if half_open::find(scene, DIRECTION) && !(transport.starts && protocol == IPPROTO_TCP) {
+    if half_open::find(scene, DIRECTION) {
         // Once more before it is established; it was judged just now.
         let flags = scene.flow_flags();
         if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.flags != flags {

@@ -46,6 +46,8 @@ pub struct Scene<A: Address> {
     pub direction: u8,
     /// It goes to a Service, or to the pod's own node, so that it may end elsewhere; known once policy was asked.
     pub service: bool,
+    /// Whether the peer that policy was asked about last is the pod's own node.
+    pub is_peer_node: bool,
     /// Packets of this family that crossed on this CPU: nothing of the packet at hand.
     pub crossings: u32,
     /// What policy is asked.

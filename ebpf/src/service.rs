@@ -5,7 +5,6 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
@@ -86,21 +85,11 @@ pub fn is_allowed_still<A: Address>(
     scene.direction == EGRESS && (is_unknown || scene.question.resolved)
 }
 
-/// Whether a packet that policy does not let in is the pod's own: its node sends on, in its own name, what the pod sent to a Service
-/// just now.
+/// Whether a packet that policy, asked just now, does not let in is the pod's own: its node sends on, in its own name, what the pod
+/// sent to a Service a moment ago.
 #[inline(always)]
 pub fn is_hairpin<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    is_from_own_node(scene) && was_sent(ctx, scene)
-}
-
-#[inline(never)]
-fn is_from_own_node<A: Address>(scene: &Scene<A>) -> bool {
-    let Some(peer) = scene.peer.0.peer(scene.endpoint.epoch) else {
-        return false;
-    };
-    let flags = &raw const peer.flags;
-    // SAFETY: a field of a local. Volatile: else the compiler reads it before it knows that there is any, which the verifier refuses.
-    unsafe { flags.read_volatile() & LOCAL_NODE != 0 }
+    scene.is_peer_node && was_sent(ctx, scene)
 }
 
 /// Whether the pod sent the scene's packet to a Service just now.

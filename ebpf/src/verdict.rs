@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
-use postern_common::peer::{LOCAL_NODE, Peer};
+use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::BEHIND_NAT;
 use postern_common::verdict::{
@@ -51,7 +51,10 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     if class == NOT_ISOLATED && direction == INGRESS {
         return Reason::NotIsolated;
     }
-    let mut key = VerdictKey { subject: class, peer: frontend_class(scene) };
+    let mut key = VerdictKey { subject: class, peer: NONE };
+    if direction == EGRESS {
+        key.peer = frontend_class(scene);
+    }
     if key.peer == NONE {
         key.peer = peer_class(ctx, scene);
     }
@@ -90,8 +93,8 @@ const NONE: u32 = u32::MAX - 2;
 /// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
 #[inline(never)]
 fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
-    let Question { direction, peer, protocol, port, resolved } = scene.question;
-    if direction == INGRESS || resolved || !has_ports(protocol) {
+    let Question { peer, protocol, port, resolved, .. } = scene.question;
+    if resolved || !has_ports(protocol) {
         return NONE;
     }
     peer.frontend(scene.endpoint.epoch, protocol, port).map_or(NONE, |frontend| frontend.class)
@@ -99,14 +102,13 @@ fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
 
 /// The class of the peer in question, or [`NODE`].
 #[inline(never)]
-fn peer_class<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u32 {
+fn peer_class<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> u32 {
     let peer = scene.question.peer.peer(scene.endpoint.epoch).unwrap_or_default();
-    if is_node(ctx, scene.question.direction, peer) { NODE } else { peer.class }
-}
-
-#[inline(always)]
-fn is_node(ctx: &TcContext, direction: u8, peer: Peer) -> bool {
-    peer.flags & LOCAL_NODE != 0 && (direction != INGRESS || sockets::sent(ctx))
+    scene.is_peer_node = peer.flags & LOCAL_NODE != 0;
+    if scene.is_peer_node && (scene.question.direction != INGRESS || sockets::sent(ctx)) {
+        return NODE;
+    }
+    peer.class
 }
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one

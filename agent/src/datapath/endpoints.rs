@@ -263,8 +263,7 @@ impl Endpoints {
         for mode in [Mode::Tcx, Mode::Clsact] {
             attach::detach(mode, &self.links, spot(TO_POD))?;
         }
-        // It was written above.
-        let _ = maps.endpoints.remove(&ifindex);
+        forget(maps, ifindex);
         Ok(())
     }
 
@@ -281,8 +280,7 @@ impl Endpoints {
                 attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
             }
         }
-        // It was written above.
-        let _ = maps.endpoints.remove(&ifindex);
+        forget(maps, ifindex);
         // A guard without addresses would drop everything, so they go last.
         let failed = |source| map_error("POD_ADDRESSES", &interface, source);
         self.addresses.retain(maps, ifindex, &BTreeSet::new()).map_err(failed)?;
@@ -329,8 +327,14 @@ fn write(
     policy: Policy,
     epoch: u32,
 ) -> Result<(), EndpointError> {
-    let written = maps.endpoints.insert(ifindex, policy.endpoint(epoch), ANY);
-    written.map_err(|source| map_error("ENDPOINTS", interface, source))
+    let failed = |source| map_error("ENDPOINTS", interface, source);
+    maps.change(failed, |maps| maps.endpoints.insert(ifindex, policy.endpoint(epoch), ANY).map_err(failed))
+}
+
+/// Removes what is known of a veth that carries no program any more.
+fn forget(maps: &mut Maps, ifindex: u32) {
+    // What stays behind is replaced when the interface index is used again.
+    let _ = maps.change(|error| error, |maps| maps.endpoints.remove(&ifindex));
 }
 
 fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {

@@ -136,6 +136,8 @@ pub struct Maps {
     pub fragments: HashMap<MapData, Slot, Datagram>,
     /// Packets by direction and reason.
     pub counters: PerCpuArray<MapData, u64>,
+    /// How many changes are going on, one inside the other.
+    changes: u32,
 }
 
 impl Maps {
@@ -186,6 +188,62 @@ impl Maps {
             half_open: map("HALF_OPEN")?.try_into()?,
             fragments: map("FRAGMENTS")?.try_into()?,
             counters: map("COUNTERS")?.try_into()?,
+            changes: 0,
         })
+    }
+
+    /// Announces that elements of endpoints, peers, or frontends are about to be replaced or removed, until [`Self::end`]: programs
+    /// look twice as long as that lasts (see `ebpf/src/steady.rs`).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write: nothing is announced.
+    pub fn begin(&mut self) -> Result<(), MapError> {
+        if self.changes == 0 {
+            // Odd already where somebody was killed in between.
+            self.set_state(|state| state.changes |= 1)?;
+        }
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Ends what [`Self::begin`] announced.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write: programs go on looking twice.
+    pub fn end(&mut self) -> Result<(), MapError> {
+        self.changes -= 1;
+        if self.changes == 0 {
+            self.set_state(|state| state.changes = state.changes.wrapping_add(1))?;
+        }
+        Ok(())
+    }
+
+    /// One change, announced and ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of the change, or the kernel refused to note it.
+    pub fn change<T, E>(
+        &mut self,
+        failed: impl Fn(MapError) -> E,
+        change: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin().map_err(&failed)?;
+        let result = change(self);
+        self.end().map_err(&failed)?;
+        result
+    }
+
+    /// Changes the state of the whole data path.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or written.
+    pub fn set_state(&mut self, change: impl FnOnce(&mut State)) -> Result<(), MapError> {
+        let mut state = self.state.get(&0, 0)?;
+        change(&mut state);
+        self.state.set(0, state, 0)
     }
 }

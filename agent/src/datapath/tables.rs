@@ -83,7 +83,7 @@ impl Writer {
     pub fn begin(maps: &mut Maps) -> Result<(Self, ClassId), WriteError> {
         let state = maps.state.get(&0, 0).map_err(failed("STATE"))?;
         let epoch = state.epoch.wrapping_add(1);
-        maps.state.set(0, State { epoch, ..state }, 0).map_err(failed("STATE"))?;
+        maps.set_state(|state| state.epoch = epoch).map_err(failed("STATE"))?;
         let mut classes = BTreeSet::new();
         for key in maps.verdicts.keys() {
             let key = key.map_err(failed("VERDICTS"))?;
@@ -130,14 +130,22 @@ impl Writer {
         match action {
             Action::InstallVerdict { subject, peer, ports } => self.install(maps, *subject, *peer, ports),
             Action::RemoveVerdict { subject, peer } => self.remove(maps, *subject, *peer),
-            Action::SetPeer { prefix, entry } => self.set_peer(maps, *prefix, *entry),
-            Action::RemovePeer { prefix } => self.remove_peer(maps, *prefix),
+            Action::SetPeer { prefix, entry } => {
+                maps.change(failed("STATE"), |maps| self.set_peer(maps, *prefix, *entry))
+            }
+            Action::RemovePeer { prefix } => {
+                maps.change(failed("STATE"), |maps| self.remove_peer(maps, *prefix))
+            }
             Action::AdvanceGeneration => {
                 self.generation = self.generation.wrapping_add(1);
                 self.write_state(maps)
             }
-            Action::SetFrontend { frontend, entry } => self.set_frontend(maps, *frontend, *entry),
-            Action::RemoveFrontend { frontend } => self.remove_frontend(maps, *frontend),
+            Action::SetFrontend { frontend, entry } => {
+                maps.change(failed("STATE"), |maps| self.set_frontend(maps, *frontend, *entry))
+            }
+            Action::RemoveFrontend { frontend } => {
+                maps.change(failed("STATE"), |maps| self.remove_frontend(maps, *frontend))
+            }
             Action::SetSubject { .. } | Action::RemoveSubject { .. } => Ok(()),
         }
     }
@@ -157,9 +165,12 @@ impl Writer {
     }
 
     fn write_state(&self, maps: &mut Maps) -> Result<(), WriteError> {
-        let Self { generation, epoch, behind_nat, .. } = *self;
-        let state = State { generation, epoch, behind_nat: behind_nat.into() };
-        maps.state.set(0, state, 0).map_err(failed("STATE"))
+        let Self { generation, behind_nat, .. } = *self;
+        let change = |state: &mut State| {
+            state.generation = generation;
+            state.behind_nat = behind_nat.into();
+        };
+        maps.set_state(change).map_err(failed("STATE"))
     }
 
     fn install(
@@ -263,6 +274,14 @@ impl Writer {
     ///
     /// The kernel refused a write.
     pub fn sweep(
+        &self,
+        maps: &mut Maps,
+        wanted: impl Fn(ClassId, PeerClass) -> bool,
+    ) -> Result<usize, WriteError> {
+        maps.change(failed("STATE"), |maps| self.remove_stale(maps, wanted))
+    }
+
+    fn remove_stale(
         &self,
         maps: &mut Maps,
         wanted: impl Fn(ClassId, PeerClass) -> bool,

@@ -186,8 +186,11 @@ fn tcp_goes_from_half_open_to_established_to_closing() {
     rig.sends(&to_client("FA"));
     assert_eq!(states(&rig), [state::CLOSING]);
     assert_eq!(rig.gets(&to_web("A")), Answer(Reason::Established), "the last word");
-    assert_eq!(rig.gets(&to_web("S")), Answer(Reason::Established), "the same ports, right after");
-    assert_eq!(states(&rig), [state::ESTABLISHED]);
+    assert_eq!(rig.gets(&to_web("S")), Answer(Reason::AllowedByPolicy), "the same ports, right after");
+    assert_eq!((states(&rig), half_open(&rig)), (vec![], 1), "a connection of its own");
+    rig.sends(&to_client("SA"));
+    rig.gets(&to_web("A"));
+    assert_eq!((states(&rig), half_open(&rig)), (vec![state::ESTABLISHED], 0));
     rig.sends(&to_client("R"));
     assert_eq!(states(&rig), [state::CLOSING]);
 }

@@ -23,6 +23,7 @@ mod reasons;
 mod related;
 mod removal;
 mod replacing;
+mod reuse;
 mod rig;
 mod services;
 mod spoofing;

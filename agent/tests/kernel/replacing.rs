@@ -184,7 +184,8 @@ impl Agent {
         };
         let worker = WORKERS.iter().zip(1000..).find(|((name, ..), _)| *name == &*pod.name);
         let ifindex = worker.map_or(IFINDEX, |(_, ifindex)| ifindex);
-        self.maps.endpoints.insert(ifindex, endpoint, 0).unwrap();
+        let write = |maps: &mut Maps| maps.endpoints.insert(ifindex, endpoint, 0);
+        self.maps.change(|error| error, write).unwrap();
     }
 }
 

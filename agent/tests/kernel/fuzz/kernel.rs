@@ -12,7 +12,6 @@ use postern::datapath::tables::Writer;
 use postern_common::conntrack::{IPV6, wide};
 use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6, QUARANTINE};
 use postern_common::reason::Reason;
-use postern_common::state::State;
 use postern_policy::model::{Direction, NamespacedName};
 use postern_policy::{Engine, Scope};
 
@@ -92,10 +91,7 @@ impl Kernel {
     /// The policy generation goes up.
     pub(super) fn advance(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-        self.maps
-            .state
-            .set(0, State { generation: self.generation, epoch: self.epoch, behind_nat: 0 }, 0)
-            .unwrap();
+        self.maps.set_state(|state| state.generation = self.generation).unwrap();
     }
 
     /// Shows a frame, on a veth that carries what this policy has it carry; whether it passes.

@@ -59,9 +59,11 @@ impl Turn {
     }
 
     /// Whether a packet is one of a flow's own. One that may be a flow's first packet, and comes from the side that
-    /// started it, is judged as a new one is, for as long as the flow is half-open.
+    /// started it, is judged as a new one is, for as long as the flow is half-open. A SYN is one of no flow.
     pub(super) fn belongs(&self, direction: Direction, place: Place, flow: &Flow) -> bool {
-        if direction == flow.initiator {
+        if self.kind == Kind::Start && self.key.protocol == TCP {
+            false
+        } else if direction == flow.initiator {
             place == Place::Established || self.kind == Kind::Middle
         } else {
             self.kind != Kind::Start
