@@ -7,6 +7,7 @@
 
 mod checks;
 mod enforcer;
+mod floors;
 mod manifests;
 mod policy;
 mod processor;
@@ -96,6 +97,14 @@ pub enum Error {
     NoNamespace {
         /// The scenario.
         scenario: String,
+    },
+    /// A program that enforces nothing.
+    #[error("{scenario}: {error}")]
+    Floor {
+        /// The scenario.
+        scenario: String,
+        /// What is wrong with it.
+        error: floors::Error,
     },
     /// A rule set.
     #[error("{scenario}: {error}")]

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader};
 use postern::datapath::maps::Maps;
 use postern::datapath::tables::Writer;
 use postern_common::IPPROTO_TCP;
@@ -18,9 +18,6 @@ use postern_policy::{Engine, Scope};
 use super::cells::{Cell, FLOW_PORT, Packet, Packets, Table};
 use super::frames::Family;
 use super::sets::{POD, Set, ipv4, ipv6};
-
-/// The compiled object with the programs that are measured.
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
 
 /// Test runs show packets on the loopback device.
 const IFINDEX: u32 = 1;

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
+use postern::datapath::object::BENCH;
 use postern_common::direction::INGRESS;
 
 use super::Options;
 use super::cells::{self, Cell, Packet, Packets, Table};
 use super::frames::Family;
-use super::rig::{OBJECT, Program, Rig};
+use super::rig::{Program, Rig};
 use super::samples::Summary;
 use super::sets::{Dimension, Set};
 
@@ -73,7 +74,7 @@ pub(super) fn measure(options: &Options) -> Result<Vec<(Subject, Summary)>> {
     let flows = extent.flows.iter().copied().max().unwrap_or(1);
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
     let other = options.object.as_ref().map(read).transpose()?;
-    let object = other.as_deref().unwrap_or(OBJECT);
+    let object = other.as_deref().unwrap_or(BENCH);
     let mut rigs = Vec::new();
     let mut jobs = floors(&extent)?;
     for set in sets(options) {

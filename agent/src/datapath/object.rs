@@ -14,6 +14,9 @@ use super::maps::{self, MapMismatch};
 /// The compiled object.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
 
+/// The compiled object with the programs of benchmarks (`ebpf/src/bench`). Not in a binary that does not use it.
+pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+
 /// Names of the programs that enforce policy, by the direction they judge.
 pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
 /// Name of the program that judges the senders of what a pod sends, and nothing else.

@@ -68,6 +68,28 @@ pub fn judge(ctx: &TcContext, lookup: Lookup) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Reads a packet and looks its flow up; one that is new is noted.
+#[inline(always)]
+pub fn note(ctx: &TcContext) {
+    match parse::frame(ctx) {
+        Ok(Frame { ethertype: ethertype::IPV4, payload }) => note_flow::<u32>(ctx, payload),
+        Ok(Frame { ethertype: ethertype::IPV6, payload }) => note_flow::<[u32; 4]>(ctx, payload),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn note_flow<A: Hashed>(ctx: &TcContext, start: usize) {
+    if !is_found::<A>(ctx, start, Lookup::Lru)
+        && let Some(scene) = A::scene()
+    {
+        // SAFETY: it belongs to this CPU. What was read just now stands there.
+        let key = unsafe { &raw const (*scene).key };
+        // SAFETY: the same. Where there is no room, the next packet tries again.
+        let _ = A::remember(unsafe { &*key }, &Flow { expires: 1, ..Flow::default() });
+    }
+}
+
 #[inline(always)]
 fn is_found<A: Hashed>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
     let Some(scene) = A::scene() else { return false };

@@ -1,6 +1,6 @@
-//! The programs of `cargo xtask bench packet`: ours, and floors to compare them with. Not shipped.
+//! The programs of `cargo xtask bench packet` and `traffic`: ours, and floors to compare them with. Not shipped.
 //!
-//! Each varies its packet first (see [`vary`]), and the floors count what they do not find: so the benchmark knows that it
+//! For `packet`, each varies its packet first (see [`vary`]), and the floors count what they do not find: so the benchmark knows that it
 //! measures what it says.
 
 #![no_std]
@@ -49,6 +49,13 @@ pub fn bench_parse_lru(ctx: TcContext) -> i32 {
 pub fn bench_parse_hash(ctx: TcContext) -> i32 {
     vary::vary(&ctx);
     floor::judge(&ctx, floor::Lookup::Hash)
+}
+
+/// Reading the packet, and one look-up of its flow, which is noted when it is new: for packets on the wire.
+#[classifier]
+pub fn bench_flow(ctx: TcContext) -> i32 {
+    floor::note(&ctx);
+    TC_ACT_UNSPEC
 }
 
 /// What judges packets that the pod gets.

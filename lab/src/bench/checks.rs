@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::enforcer::Enforcer;
 use super::policy::{FORBIDDEN_PORT, TCP_PORT};
 use super::site::Site;
 use crate::netns::{self, Netns};
@@ -100,7 +99,7 @@ pub(super) fn enforcement(sites: &[Site]) -> Result<(), Error> {
         let scenario = || site.enforcer.to_string();
         let failed = |step| move |error| Error::Socket { scenario: scenario(), step, error };
         let mut arrived = listener.arrived().map_err(failed("look whether it came through"))?;
-        let open = matches!(site.enforcer, Enforcer::Nobody(_));
+        let open = site.enforcer.is_open();
         while open && !arrived && begin.elapsed() < OPEN {
             thread::sleep(Duration::from_millis(10));
             arrived = listener.arrived().map_err(failed("look whether it came through"))?;

@@ -10,12 +10,23 @@ pub(super) const RULES: u32 = 10_000;
 pub(super) enum Enforcer {
     /// Nobody: what all others are compared with. Twice, so that the difference between equals is known.
     Nobody(u8),
+    /// Nobody, with a program on each hook of each veth nevertheless (TCX where there is one).
+    Floor(Floor),
     /// A real agent.
     Postern(Attach),
     /// A rule set of nft.
     Nftables(Shape),
     /// A rule set of iptables, and ipset.
     Iptables(Shape),
+}
+
+/// What the least program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Floor {
+    /// Nothing.
+    Empty,
+    /// Reads the packet, and looks its flow up in a table of its own.
+    Flow,
 }
 
 /// How Postern's programs are attached.
@@ -41,13 +52,19 @@ impl Enforcer {
     pub(super) fn all() -> Vec<Self> {
         let shapes = [Shape::Linear(10), Shape::Linear(1_000), Shape::Linear(10_000), Shape::Set];
         let mut all = vec![Self::Nobody(1), Self::Nobody(2)];
+        all.extend([Floor::Empty, Floor::Flow].map(Self::Floor));
         all.extend([Attach::Tcx, Attach::Clsact].map(Self::Postern));
         all.extend(shapes.map(Self::Nftables));
         all.extend(shapes.map(Self::Iptables));
         all
     }
 
-    /// Whether nothing is enforced.
+    /// Whether everything passes.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::Nobody(_) | Self::Floor(_))
+    }
+
+    /// Whether nothing is done to packets.
     pub(super) fn is_nobody(self) -> bool {
         matches!(self, Self::Nobody(_))
     }
@@ -60,7 +77,7 @@ impl Enforcer {
     /// How many (from, to, protocol, port) its policy allows.
     pub(super) fn rules(self) -> u32 {
         match self {
-            Self::Nobody(_) => 0,
+            Self::Nobody(_) | Self::Floor(_) => 0,
             Self::Nftables(Shape::Linear(rules)) | Self::Iptables(Shape::Linear(rules)) => rules,
             _ => RULES,
         }
@@ -72,6 +89,8 @@ impl fmt::Display for Enforcer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nobody(number) => write!(f, "none-{number}"),
+            Self::Floor(Floor::Empty) => f.write_str("floor-empty"),
+            Self::Floor(Floor::Flow) => f.write_str("floor-flow"),
             Self::Postern(attach) => write!(f, "postern-{}", attach.name()),
             Self::Nftables(shape) => write!(f, "nftables-{shape}"),
             Self::Iptables(shape) => write!(f, "iptables-{shape}"),

@@ -2,12 +2,13 @@
 //!
 //! In: the scenarios. Out: sites that are wired, enforced, and told apart from those that this machine cannot have.
 
+use aya::Ebpf;
 use postern::manifests;
 
 use super::enforcer::{Enforcer, Shape};
 use super::policy::Pods;
 use super::rules::{self, RuleSet};
-use super::{Error, Skipped, manifests as cluster};
+use super::{Error, Skipped, floors, manifests as cluster};
 use crate::agent::{self, Agent, Origin};
 use crate::lab::Programs;
 use crate::netns::Netns;
@@ -56,6 +57,7 @@ pub(super) struct Sites {
 #[derive(Debug)]
 pub(super) struct Held {
     _agents: Vec<Agent>,
+    _floors: Vec<Ebpf>,
     _topology: Topology,
     _run: Run,
 }
@@ -85,12 +87,17 @@ impl Sites {
         files.extend(cluster::policies(most));
         copy.replace(&files)?;
         let (mut ready, mut skipped, mut agents) = (Vec::new(), Vec::new(), Vec::new());
+        let mut floors_held = Vec::new();
         for (name, enforcer, pods) in named {
             say(&enforcer);
             let site = Site::find(&topology, &name, enforcer, pods)?;
             let failed = |error| Error::Rules { scenario: name.clone(), error };
             match enforcer {
                 Enforcer::Nobody(_) => {}
+                Enforcer::Floor(floor) => {
+                    let failed = |error| Error::Floor { scenario: name.clone(), error };
+                    floors_held.push(floors::attach(&site.node, floor).map_err(failed)?);
+                }
                 Enforcer::Postern(attach) => {
                     let paths = agent_paths(programs, &run, &copy, &name)?;
                     let mut agent = Agent::start(&name, &site.node, paths, &["--attach", attach.name()])?;
@@ -113,7 +120,11 @@ impl Sites {
             }
             ready.push(site);
         }
-        Ok(Self { ready, skipped, held: Held { _agents: agents, _topology: topology, _run: run } })
+        Ok(Self {
+            ready,
+            skipped,
+            held: Held { _agents: agents, _floors: floors_held, _topology: topology, _run: run },
+        })
     }
 }
 
