@@ -19,7 +19,7 @@ use crate::party::{Party, PartyId};
 use crate::prober::{Outcome, Reply, Request, Sample, Target};
 use crate::run::{self, Run};
 use crate::scenario::{self, Scenario};
-use crate::services::rows;
+use crate::services::{Table, rows};
 use crate::sysctl;
 use crate::topology::{self, Topology};
 use crate::working_copy::{self, Files, WorkingCopy};
@@ -108,7 +108,7 @@ pub struct Lab {
     /// The objects that Services are made of, as last applied.
     objects: Vec<Object>,
     /// What each node translates by, once it does.
-    rules: BTreeMap<String, String>,
+    rules: BTreeMap<String, Table>,
     run: Run,
 }
 
@@ -197,7 +197,8 @@ impl Lab {
     pub async fn observe(&mut self) -> Result<Observation, Error> {
         let parties = self.parties();
         let rows = rows(&self.objects);
-        Ok(observe::observe(&parties, &rows, &mut self.helpers).await?)
+        let forget = || services::forget_affinity(&self.topology, &self.rules);
+        Ok(observe::observe(&parties, &rows, &mut self.helpers, &forget).await?)
     }
 
     /// Probes these targets once each, from one party, at a bounded rate.

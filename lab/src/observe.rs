@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::feed;
 use crate::helper::{self, Helper};
 use futures::future::join_all;
 use postern_policy::matrix::IpFamily;
@@ -34,6 +35,9 @@ pub enum Error {
     /// A helper failed.
     #[error(transparent)]
     Helper(#[from] helper::Error),
+    /// Session affinity could not be forgotten.
+    #[error(transparent)]
+    Forget(#[from] feed::Error),
     /// Probes failed in a way that policy cannot make them fail.
     #[error("{count} probes failed, the first {}: {}", .first.len(), .first.join("; "))]
     Probes {
@@ -68,7 +72,7 @@ pub struct Observation {
     pub refused: Vec<Key>,
 }
 
-/// Probes every party, and every row of a Service, from every party.
+/// Probes every party, and every row of a Service, from every party. `forget` makes the nodes forget session affinity.
 ///
 /// # Errors
 /// A helper or a probe fails in a way that policy cannot explain.
@@ -76,6 +80,7 @@ pub async fn observe(
     parties: &[Party],
     rows: &[Row],
     helpers: &mut BTreeMap<PartyId, Helper>,
+    forget: &dyn Fn() -> Result<(), feed::Error>,
 ) -> Result<Observation, Error> {
     let mut observation = Observation::default();
     let mut open: BTreeMap<PartyId, Vec<Probe>> =
@@ -113,7 +118,7 @@ pub async fn observe(
         }
     }
     fail(failures)?;
-    services::observe(parties, rows, helpers, &mut observation).await?;
+    services::observe(parties, rows, helpers, forget, &mut observation).await?;
     Ok(observation)
 }
 

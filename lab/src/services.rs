@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use postern_policy::model::{EndpointSlice, Node, Object, Pod, Service, ServicePort};
 use postern_policy::services::{self, Backend, Via};
 
-pub use self::nftables::nftables;
+pub use self::nftables::{Table, nftables};
 pub use self::rows::{Audience, Row, rows};
 use crate::feed::{self, feed};
 use crate::netns::Netns;
@@ -73,10 +73,19 @@ pub fn addresses(objects: &[Object]) -> (BTreeSet<IpAddr>, BTreeMap<IpAddr, Opti
     (cluster, external)
 }
 
-/// Has a node translate by these rules, instead of those that it had.
+/// Has a node translate by this table, instead of the one that it had.
 ///
 /// # Errors
 /// nft refuses.
-pub fn load(node: &Netns, rules: &str) -> Result<(), feed::Error> {
-    feed(node, "nft", &["--file", "-"], rules)
+pub fn load(node: &Netns, table: &Table, before: &Table) -> Result<(), feed::Error> {
+    feed(node, "nft", &["--file", "-"], &table.instead_of(before))
+}
+
+/// Has a node forget which backends its clients keep.
+///
+/// # Errors
+/// nft refuses.
+pub fn forget(node: &Netns, table: &Table) -> Result<(), feed::Error> {
+    let flush = table.forgetting();
+    if flush.is_empty() { Ok(()) } else { feed(node, "nft", &["--file", "-"], &flush) }
 }

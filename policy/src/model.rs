@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -234,6 +235,9 @@ pub struct Service {
     /// `spec.externalTrafficPolicy` is `Local`: node ports and external addresses lead to backends of the node alone,
     /// and nobody masquerades the client.
     pub external_local: bool,
+    /// `spec.sessionAffinity` is `ClientIP`: a client keeps its backend this long after its last connection. Policy has no
+    /// use for it, the lab translates by it.
+    pub session_affinity: Option<Duration>,
 }
 
 /// One entry of a Service's `spec.ports`.

@@ -1,6 +1,7 @@
 //! Services and endpoint slices.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use postern_policy::model::{
@@ -13,6 +14,9 @@ use super::{Problem, slim};
 
 /// The label that says whose backends an endpoint slice lists.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// `ClientIPConfig.timeoutSeconds` where it is not said.
+const AFFINITY_SECONDS: u32 = 10_800;
 
 /// Converts a Service. Addresses that are none (`None` of headless Services, host names of load balancers) are left out.
 ///
@@ -53,7 +57,16 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
             .map(|it| Selector(requirements(it))),
         internal_local: local(&spec.internal_traffic_policy),
         external_local: local(&spec.external_traffic_policy),
+        session_affinity: session_affinity(spec),
     })
+}
+
+fn session_affinity(spec: &slim::ServiceSpec) -> Option<Duration> {
+    spec.session_affinity.as_deref().filter(|it| *it == "ClientIP")?;
+    let config = spec.session_affinity_config.as_ref().and_then(|it| it.client_ip.as_ref());
+    // The API server takes nothing below 1.
+    let seconds = config.and_then(|it| it.timeout_seconds?.try_into().ok()).filter(|it| *it > 0);
+    Some(Duration::from_secs(seconds.unwrap_or(AFFINITY_SECONDS).into()))
 }
 
 /// Nothing but a name: without addresses and ports there is nothing that policy could look at.
@@ -66,6 +79,7 @@ fn external_name(id: NamespacedName) -> Service {
         selector: None,
         internal_local: false,
         external_local: false,
+        session_affinity: None,
     }
 }
 
@@ -162,6 +176,26 @@ mod tests {
         assert_eq!(service.ports[0].target, TargetPort::Number(80));
         assert_eq!(service.ports[0].node_port, Some(30080));
         assert_eq!(service.ports[1].target, TargetPort::Named("dns-udp".into()));
+    }
+
+    #[test]
+    fn affinity_lasts_as_long_as_the_service_says() {
+        for (spec, seconds) in [
+            ("{}", None),
+            ("{sessionAffinity: None}", None),
+            ("{sessionAffinity: ClientIP}", Some(10_800)),
+            (
+                "{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}}",
+                Some(60),
+            ),
+            (
+                "{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}}",
+                Some(10_800),
+            ),
+            ("{sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}}", None),
+        ] {
+            assert_eq!(converted(spec).unwrap().session_affinity, seconds.map(Duration::from_secs), "{spec}");
+        }
     }
 
     #[test]

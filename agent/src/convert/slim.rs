@@ -160,6 +160,26 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
     /// `externalTrafficPolicy`
     pub external_traffic_policy: Option<String>,
+    /// `sessionAffinity`
+    pub session_affinity: Option<String>,
+    /// `sessionAffinityConfig`
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+}
+
+/// `SessionAffinityConfig`
+#[derive(Debug, Deserialize)]
+pub struct SessionAffinityConfig {
+    /// `clientIP`
+    #[serde(rename = "clientIP")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+/// `ClientIPConfig`
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    /// `timeoutSeconds`
+    pub timeout_seconds: Option<i32>,
 }
 
 /// `ServicePort`

@@ -1,6 +1,8 @@
 //! Services as real clusters have them, in both modes of kube-proxy: CoreDNS behind `kube-dns` and a cache of each node,
-//! nginx between the world and two Services, and pods that reach themselves. One cluster for each mode.
+//! nginx between the world and two Services, clients that keep their backend, and pods that reach themselves. One cluster
+//! for each mode.
 
+mod affinity;
 mod ask;
 mod dns;
 mod hairpin;
@@ -32,16 +34,17 @@ fn check(proxy_mode: ProxyMode) -> Site {
     site.cluster.import_image(&image::nginx().unwrap()).unwrap();
     site.kustomize("apply", "base");
     site.rolled_out("postern");
-    let manifests = [dns::MANIFEST, ingress::MANIFEST, hairpin::MANIFEST];
+    let manifests = [dns::MANIFEST, ingress::MANIFEST, hairpin::MANIFEST, affinity::MANIFEST];
     for manifest in manifests {
         site.apply(manifest);
     }
-    for namespace in ["kube-system", "shop", "ingress-nginx", "app", "elsewhere", "mirror"] {
+    for namespace in ["kube-system", "shop", "ingress-nginx", "app", "elsewhere", "mirror", "sticky"] {
         site.wait_for_pods(namespace);
     }
 
     ingress::check(&mut site);
     dns::check(&site);
     hairpin::check(&site);
+    affinity::check(&site);
     site
 }

@@ -1,11 +1,13 @@
 //! A lab's Services: what each node translates, and the ways to their addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Lab};
+use crate::feed;
 use crate::scenario::Snapshot;
-use crate::services::{addresses, load, nftables};
+use crate::services::{Table, addresses, forget, load, nftables};
 use crate::sysctl;
+use crate::topology::Topology;
 
 impl Lab {
     /// Has the nodes translate as the snapshot's Services say, and lets everyone know the ways to their addresses.
@@ -24,7 +26,7 @@ impl Lab {
                 continue;
             }
             sysctl::apply(netns, sysctl::SERVICES)?;
-            load(netns, &rules)?;
+            load(netns, &rules, before.unwrap_or(&Table::default()))?;
             self.rules.insert(name.to_owned(), rules);
         }
         if !self.rules.is_empty() {
@@ -32,4 +34,21 @@ impl Lab {
         }
         Ok(())
     }
+
+    /// Has all nodes forget which backends clients keep (session affinity).
+    ///
+    /// # Errors
+    /// nft refuses.
+    pub fn forget_affinity(&self) -> Result<(), Error> {
+        Ok(forget_affinity(&self.topology, &self.rules)?)
+    }
+}
+
+/// The same, where other parts of the lab are in use.
+pub(super) fn forget_affinity(
+    topology: &Topology,
+    rules: &BTreeMap<String, Table>,
+) -> Result<(), feed::Error> {
+    let nodes = topology.nodes().filter_map(|(name, netns)| Some((netns, rules.get(name)?)));
+    nodes.into_iter().try_for_each(|(netns, table)| forget(netns, table))
 }

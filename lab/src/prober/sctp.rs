@@ -1,12 +1,15 @@
 //! SCTP probes over raw packets, so that they work on kernels without SCTP: an INIT out, an INIT ACK back from the other
 //! helper. That is what a real association begins with, and all that a policy judges.
 //!
+//! Checksums are looked at, as a kernel with SCTP would: NAT on the way has to mend them.
+//!
 //! One raw socket per own address, for both ends. Who serves the port answers INIT ACK with its name as the cookie; who
 //! does not answers ABORT, as a kernel with SCTP would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +23,8 @@ use super::{Outcome, Target, attempt, listen};
 
 const SCTP: i32 = 132;
 const COMMON_HEADER: usize = 12;
+/// Where the checksum is, in the common header.
+const CHECKSUM: Range<usize> = 8..COMMON_HEADER;
 /// Length of an INIT or INIT ACK chunk without parameters.
 const INIT_LENGTH: usize = 20;
 const INIT: u8 = 1;
@@ -120,6 +125,9 @@ async fn receive(endpoint: Arc<Endpoint>) {
 impl Endpoint {
     /// Takes one packet in; gives the one to answer with.
     fn take(&self, segment: &[u8], peer: SocketAddr) -> Option<Vec<u8>> {
+        if !adds_up(segment) {
+            return None;
+        }
         let (from, to, tag) = (number16(segment, 0)?, number16(segment, 2)?, number32(segment, 4)?);
         let chunk = segment.get(COMMON_HEADER..)?;
         match *chunk.first()? {
@@ -179,8 +187,16 @@ fn packet(from: u16, to: u16, tag: u32, chunk: &[u8]) -> Vec<u8> {
     packet.extend([0; 4]);
     packet.extend(chunk);
     let checksum = crc32c(&packet).to_le_bytes();
-    packet[8..COMMON_HEADER].copy_from_slice(&checksum);
+    packet[CHECKSUM].copy_from_slice(&checksum);
     packet
+}
+
+/// Whether a packet's checksum is right: the sum over the rest, with zeros in its place.
+fn adds_up(packet: &[u8]) -> bool {
+    let mut summed = packet.to_vec();
+    let Some(place) = summed.get_mut(CHECKSUM) else { return false };
+    place.fill(0);
+    packet[CHECKSUM] == crc32c(&summed).to_le_bytes()
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
@@ -203,12 +219,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::crc32c;
+    use super::{adds_up, crc32c, packet};
 
     #[test]
     fn the_checksum_is_crc32c() {
         // RFC 3720, B.4
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+    }
+
+    #[test]
+    fn a_packet_whose_port_was_changed_alone_does_not_add_up() {
+        let mut packet = packet(32_768, 3868, 1, &[1, 0, 0, 4]);
+        assert!(adds_up(&packet) && !adds_up(&packet[..10]));
+        packet[3] += 1;
+        assert!(!adds_up(&packet));
     }
 }

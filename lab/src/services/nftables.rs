@@ -9,6 +9,9 @@
 //! ```
 //!
 //! Each backend counts how often it was chosen: policy may forbid what was chosen, and then nobody else can tell.
+//!
+//! With session affinity, each backend of a Service's port has a set of the clients that keep it. A list looks there
+//! before it chooses, and every choice is remembered anew, as kube-proxy's mode nftables has it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -21,11 +24,48 @@ use super::Objects;
 
 /// The mark of what leaves under the node's address, as kube-proxy has it.
 const MASQUERADE: &str = "0x4000";
-const TABLE: &str = "table inet postern_lab_services";
+const TABLE: &str = "inet postern_lab_services";
 
-/// The rules of a node: the whole table, and the removal of the one before, as one transaction.
+/// A node's table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    text: String,
+    /// Chains that nothing hooks in, by name.
+    chains: BTreeSet<String>,
+    /// Clients that keep a backend: a set for each, by name.
+    kept: BTreeSet<String>,
+}
+
+impl Table {
+    /// A transaction that puts this into the place of the table before. Who keeps a backend goes on keeping it, as long as
+    /// the backend is there.
+    #[must_use]
+    pub fn instead_of(&self, before: &Self) -> String {
+        let mut text = format!("table {TABLE}\nflush table {TABLE}\n");
+        for chain in before.chains.difference(&self.chains) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "delete chain {TABLE} {chain}");
+        }
+        for set in before.kept.difference(&self.kept) {
+            let _ = writeln!(text, "delete set {TABLE} {set}");
+        }
+        text + &self.text
+    }
+
+    /// What makes the node forget who keeps a backend; empty where nobody can.
+    #[must_use]
+    pub fn forgetting(&self) -> String {
+        let mut text = String::new();
+        for set in &self.kept {
+            let _ = writeln!(text, "flush set {TABLE} {set}");
+        }
+        text
+    }
+}
+
+/// The rules of a node.
 #[must_use]
-pub fn nftables(objects: &[Object], node: &str) -> String {
+pub fn nftables(objects: &[Object], node: &str) -> Table {
     let objects = Objects::of(objects);
     let mut rules = Rules { node, ..Rules::default() };
     rules.local = objects
@@ -45,7 +85,7 @@ pub fn nftables(objects: &[Object], node: &str) -> String {
             rules.frontend(service, port, frontend, Via::NodePort, &candidates);
         }
     }
-    rules.text()
+    rules.table()
 }
 
 #[derive(Default)]
@@ -53,7 +93,9 @@ struct Rules<'a> {
     node: &'a str,
     /// Addresses of the node's own pods.
     local: BTreeSet<IpAddr>,
-    chains: String,
+    text: String,
+    chains: BTreeSet<String>,
+    kept: BTreeSet<String>,
     lists: usize,
     refused: String,
     prerouting: String,
@@ -80,12 +122,12 @@ impl Rules<'_> {
         let all = eligible(candidates, None);
         if via == Via::Cluster {
             let backends = if service.internal_local { eligible(candidates, Some(self.node)) } else { all };
-            let list = self.list(port, &backends);
+            let list = self.list(service, port, &backends);
             let _ = writeln!(self.prerouting, "{matched} goto {list}");
             let _ = writeln!(self.output, "{matched} goto {list}");
             return;
         }
-        let everything = self.list(port, &all);
+        let everything = self.list(service, port, &all);
         // The node's own processes show the node's address anyway.
         let _ = writeln!(self.output, "{matched} goto {everything}");
         if !service.external_local {
@@ -101,15 +143,15 @@ impl Rules<'_> {
             let _ =
                 writeln!(self.prerouting, "{} saddr {{ {local} }} {matched} goto {everything}", ip(address));
         }
-        let here = self.list(port, &eligible(candidates, Some(self.node)));
+        let here = self.list(service, port, &eligible(candidates, Some(self.node)));
         let _ = writeln!(self.prerouting, "{matched} goto {here}");
     }
 
     /// A chain that chooses one of the backends; with none, one that drops.
-    fn list(&mut self, port: &ServicePort, backends: &[&Backend]) -> String {
+    fn list(&mut self, service: &Service, port: &ServicePort, backends: &[&Backend]) -> String {
         self.lists += 1;
         let name = format!("backends-{}", self.lists);
-        let mut choices = Vec::new();
+        let (mut keep, mut choices) = (String::new(), Vec::new());
         for (index, backend) in backends.iter().enumerate() {
             let (address, number) = (backend.address, backend.port);
             let (ip, protocol) = (ip(address), word(port.protocol));
@@ -118,12 +160,19 @@ impl Rules<'_> {
             } else {
                 format!("[{address}]:{number}")
             };
+            let mut remember = String::new();
+            if let Some(timeout) = service.session_affinity {
+                let set = self.kept(service, port, backend);
+                let _ = writeln!(keep, "{ip} saddr @{set} goto {name}-{index}");
+                remember = format!("update @{set} {{ {ip} saddr timeout {}s }}\n", timeout.as_secs());
+            }
             // A backend that reaches itself would answer itself, past the translation: it sees the node instead.
             let _ = writeln!(
-                self.chains,
+                self.text,
                 "chain {name}-{index} {{\n{ip} saddr {address} meta mark set meta mark or {MASQUERADE}\n\
-                 meta l4proto {protocol} counter dnat {ip} to {to}\n}}"
+                 {remember}meta l4proto {protocol} counter dnat {ip} to {to}\n}}"
             );
+            self.chains.insert(format!("{name}-{index}"));
             choices.push(format!("{index} : goto {name}-{index}"));
         }
         let choose = if choices.is_empty() {
@@ -131,21 +180,35 @@ impl Rules<'_> {
         } else {
             format!("numgen random mod {} vmap {{ {} }}", choices.len(), choices.join(", "))
         };
-        let _ = writeln!(self.chains, "chain {name} {{\n{choose}\n}}");
+        let _ = writeln!(self.text, "chain {name} {{\n{keep}{choose}\n}}");
+        self.chains.insert(name.clone());
         name
     }
 
-    fn text(&self) -> String {
-        let Self { chains, refused, prerouting, output, .. } = self;
-        format!(
-            "{TABLE}\ndelete {TABLE}\n{TABLE} {{\n{chains}\
+    /// The set of clients that keep a backend of a Service's port, through whichever frontend they come.
+    fn kept(&mut self, service: &Service, port: &ServicePort, backend: &Backend) -> String {
+        let (address, number) = (backend.address.to_string().replace(':', "."), backend.port);
+        let port = format!("{}/{}", word(port.protocol), port.port);
+        let name = format!("kept/{}/{port}/{address}/{number}", service.id);
+        if self.kept.insert(name.clone()) {
+            let kind = if backend.address.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
+            let _ = writeln!(self.text, "set {name} {{\ntype {kind}\nflags dynamic, timeout\n}}");
+        }
+        name
+    }
+
+    fn table(self) -> Table {
+        let Self { text, chains, kept, refused, prerouting, output, .. } = self;
+        let text = format!(
+            "table {TABLE} {{\n{text}\
              chain refuse-prerouting {{\ntype filter hook prerouting priority dstnat - 10\n{refused}}}\n\
              chain refuse-output {{\ntype filter hook output priority -110\n{refused}}}\n\
              chain prerouting {{\ntype nat hook prerouting priority dstnat\n{prerouting}}}\n\
              chain output {{\ntype nat hook output priority -100\n{output}}}\n\
              chain postrouting {{\ntype nat hook postrouting priority srcnat\n\
              meta mark and {MASQUERADE} == {MASQUERADE} masquerade\n}}\n}}\n"
-        )
+        );
+        Table { text, chains, kept }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Row {
     pub audience: Audience,
     /// Whether anything serves it. Who asks for what nothing serves is refused, by a node and not by a backend.
     pub served: bool,
+    /// Whether a client keeps its backend (session affinity).
+    pub kept: bool,
 }
 
 /// All rows.
@@ -56,6 +58,7 @@ fn of_service(objects: &Objects<'_>, service: &Service) -> Vec<Row> {
             destinations: Vec::new(),
             audience,
             served,
+            kept: service.session_affinity.is_some() && !service.cluster_ips.is_empty(),
         });
         if !row.destinations.contains(&at) {
             row.destinations.push(at);

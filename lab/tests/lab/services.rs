@@ -94,6 +94,7 @@ fn without_policy_slices_name_the_backends() {
         assert_eq!(answered(&observation, CLIENT, "service:shop/ready", 80), ["web-1"]);
         assert_eq!(answered(&observation, CLIENT, "service:shop/draining", 80), ["web-1"]);
         assert_eq!(answered(&observation, CLIENT, "service:shop/outside", 80), ["external/out"]);
+        assert_eq!(answered(&observation, CLIENT, "service:shop/sticky", 80), ["web-1", "web-2"]);
     });
 }
 
@@ -110,13 +111,7 @@ fn cluster(allowed_on: &str, denied_on: &str, endpoints: &[&str]) -> Cluster {
         let labels = [("app", name)];
         cluster = cluster.pod(&PodSpec { name, namespace: "shop", node, ips: &[ip], labels: &labels, ports });
     }
-    cluster.put(
-        "service",
-        &json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "shop" },
-            "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80, "targetPort": 8080 }] }
-        }),
-    );
+    cluster.put("service", &service(&json!({})));
     let of = |name: &&str| {
         let (address, node) = if *name == "allowed" { (&allowed, allowed_on) } else { (&denied, denied_on) };
         json!({ "addresses": [address], "nodeName": node })
@@ -133,6 +128,26 @@ fn cluster(allowed_on: &str, denied_on: &str, endpoints: &[&str]) -> Cluster {
         }),
     );
     cluster
+}
+
+/// The Service, with a part of its spec.
+fn service(part: &Value) -> Value {
+    let mut spec = json!({ "clusterIP": "10.96.0.10", "ports": [{ "port": 80, "targetPort": 8080 }] });
+    spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+    let metadata = json!({ "name": "web", "namespace": "shop" });
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec })
+}
+
+/// A [`cluster`] whose clients keep their backend this long.
+fn sticky(allowed_on: &str, denied_on: &str, endpoints: &[&str], seconds: u32) -> Cluster {
+    let mut cluster = cluster(allowed_on, denied_on, endpoints);
+    cluster.put("service", &service(&affinity(seconds)));
+    cluster
+}
+
+fn affinity(seconds: u32) -> Value {
+    let config = json!({ "clientIP": { "timeoutSeconds": seconds } });
+    json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": config })
 }
 
 /// client may send to pods with these labels alone.
@@ -256,6 +271,105 @@ fn endpoints_that_change_under_traffic_never_let_a_denied_backend_answer() {
             let answers = ask_often(&mut lab, 100).await;
             assert_eq!(answers.get(""), None, "denied on {denied_on}: {answers:?}");
             assert_eq!(answers.len(), 2, "denied on {denied_on}: {answers:?}");
+        }
+    });
+}
+
+/// Connections of which all go the way of the first.
+const RUN: usize = 30;
+/// Runs that are tried until both backends were chosen: one is missed with a probability below 10^-8.
+const TRIES: usize = 30;
+const LONG: u32 = 600;
+
+/// Who answered a whole run.
+async fn run_of(lab: &mut Lab) -> String {
+    let answers = ask_often(lab, RUN).await;
+    assert_eq!(answers.len(), 1, "a client keeps its backend: {answers:?}");
+    answers.into_keys().next().unwrap()
+}
+
+#[test]
+fn a_client_keeps_its_backend_while_that_is_there() {
+    run(async {
+        let state = |endpoints: &[&str]| sticky("node-a", "node-b", endpoints, LONG);
+        let both = state(&["allowed", "denied"]);
+        let mut lab = up_without_agents(&[&both.0]).await;
+        lab.apply(&both.0).await.unwrap();
+        let (name, other) = ("shop/allowed", "shop/denied");
+        let mut kept = BTreeSet::new();
+        for _ in 0..TRIES {
+            lab.forget_affinity().unwrap();
+            let answered = run_of(&mut lab).await;
+            kept.insert(answered.clone());
+            // The one that rules look for first: were it remembered for too long, it would show at the end.
+            if kept.len() == 2 && answered == name {
+                break;
+            }
+        }
+        assert_eq!(kept.len(), 2, "the first connection chooses: {kept:?}");
+        for extra in 1..=8 {
+            // Other rules each time, and the backends as they were.
+            let mut files = both.clone();
+            let mut part = affinity(LONG);
+            part["externalIPs"] = json!([format!("198.51.100.{extra}")]);
+            files.put("service", &service(&part));
+            lab.apply(&files.0).await.unwrap();
+            assert_eq!(run_of(&mut lab).await, name, "after a change of something else");
+        }
+        lab.apply(&state(&["denied"]).0).await.unwrap();
+        assert_eq!(run_of(&mut lab).await, other, "{name} is gone");
+        lab.apply(&both.0).await.unwrap();
+        assert_eq!(run_of(&mut lab).await, other, "{name} is back");
+    });
+}
+
+#[test]
+fn a_client_keeps_its_backend_for_the_timeout_alone() {
+    run(async {
+        let files = sticky("node-a", "node-b", &["allowed", "denied"], 1).0;
+        let mut lab = up_without_agents(&[&files]).await;
+        lab.apply(&files).await.unwrap();
+        let mut kept = BTreeSet::new();
+        for _ in 0..TRIES {
+            kept.insert(run_of(&mut lab).await);
+            if kept.len() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+        }
+        panic!("nobody but {kept:?} was chosen");
+    });
+}
+
+#[test]
+fn with_affinity_a_client_has_the_allowed_backend_or_none() {
+    run(async {
+        for (allowed_on, denied_on) in [("node-a", "node-b"), ("node-b", "node-a")] {
+            let cluster = sticky(allowed_on, denied_on, &["allowed", "denied"], LONG);
+            let allowing = |apps: &[&str]| cluster.clone().policy("shop", "client", &egress(apps)).0;
+            let files = allowing(&["allowed"]);
+            let mut lab = up(&[&files]).await;
+            lab.apply(&files).await.unwrap();
+            let mut outcomes = BTreeSet::new();
+            for _ in 0..TRIES {
+                lab.forget_affinity().unwrap();
+                let before = chosen(&lab);
+                let answered = run_of(&mut lab).await;
+                let mut kept = chosen(&lab);
+                kept.retain(|address, count| *count != before[address]);
+                let kept: Vec<_> = kept.into_keys().collect();
+                assert_eq!(kept.len(), 1, "allowed on {allowed_on}: {kept:?}");
+                let expected = if kept[0].ends_with(".11") { "shop/allowed" } else { "" };
+                assert_eq!(answered, expected, "allowed on {allowed_on}: {kept:?} is kept");
+                outcomes.insert(answered.clone());
+                if outcomes.len() == 2 && answered.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(outcomes.len(), 2, "allowed on {allowed_on}: {outcomes:?}");
+            // The one that it kept all the time.
+            lab.apply(&allowing(&["allowed", "denied"])).await.unwrap();
+            assert_eq!(run_of(&mut lab).await, "shop/denied", "allowed on {allowed_on}");
         }
     });
 }

@@ -16,6 +16,7 @@ pub fn service(namespace: &str, name: &str, cluster_ips: &[&str]) -> Service {
         selector: None,
         internal_local: false,
         external_local: false,
+        session_affinity: None,
     }
 }
 

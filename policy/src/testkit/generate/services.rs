@@ -77,6 +77,7 @@ fn shape() -> impl Strategy<Value = Service> {
             selector: selector.map(|(key, value)| Selector(vec![Requirement::In(key, vec![value])])),
             internal_local,
             external_local,
+            session_affinity: None,
         },
     )
 }
