@@ -10,6 +10,8 @@ const POLICY: &str = include_str!("affinity-policy.yaml");
 const BACKENDS: [&str; 2] = ["one", "two"];
 /// Were each connection a choice, all of them would be alike with a probability of 10^-3.
 const CONNECTIONS: usize = 10;
+/// Of a second each, until a backend answers for the first time.
+const ATTEMPTS: usize = 30;
 
 pub(super) fn check(site: &Site) {
     let path = "--output=jsonpath={.spec.clusterIP}";
@@ -18,10 +20,13 @@ pub(super) fn check(site: &Site) {
     let often = format!("for i in $(seq {CONNECTIONS}); do {ask}; done");
     let all = |said: &str| [pod("sticky/client", &*often, [said; CONNECTIONS].join("\n"))];
 
-    let kept = site.ok(&["--namespace=sticky", "exec", "client", "--", "sh", "-c", &ask]).trim().to_owned();
+    let answer = || site.ok(&["--namespace=sticky", "exec", "client", "--", "sh", "-c", &ask]);
+    // kube-proxy may not have heard of the backends yet.
+    let answers = (0..ATTEMPTS).find_map(|_| BACKENDS.into_iter().find(|it| *it == answer().trim()));
+    let kept = answers.expect("a backend answers");
     let other = BACKENDS.into_iter().find(|it| *it != kept).unwrap();
-    settles(site, "no policy", &all(&kept));
-    for (backends, said) in [(&*kept, &*kept), (other, "nobody"), ("one, two", &kept)] {
+    settles(site, "no policy", &all(kept));
+    for (backends, said) in [(kept, kept), (other, "nobody"), ("one, two", kept)] {
         site.apply(&POLICY.replace("$(BACKENDS)", backends));
         settles(site, &format!("allowed: {backends}, kept: {kept}"), &all(said));
     }
