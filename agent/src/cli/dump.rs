@@ -1,7 +1,7 @@
 //! `postern dump`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use ipnet::IpNet;
 use postern_common::endpoint::{GUARDED, NOT_ISOLATED, QUARANTINE};
-use postern_policy::{ClassId, PeerEntry, PortSet};
+use postern_policy::services::Frontend;
+use postern_policy::{ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet};
 use serde::Serialize;
 
 use super::Output;
 use crate::datapath::addresses::PodAddresses;
 use crate::datapath::maps::Maps;
 use crate::datapath::object::map_folder;
-use crate::datapath::tables::{read_peers, read_verdicts};
+use crate::datapath::tables::{read_frontends, read_peers, read_verdicts};
 
 /// Where an agent pins its maps unless told otherwise.
 pub(super) const PINS: &str = "/sys/fs/bpf/postern";
@@ -60,7 +61,13 @@ enum Verdicts {
     /// Nobody knows whose veth this is.
     Quarantined,
     /// What is allowed, by prefix: the longest one decides. What is in none of them is `other`.
-    Isolated { prefixes: BTreeMap<String, String>, other: String },
+    Isolated {
+        prefixes: BTreeMap<String, String>,
+        other: String,
+        /// Frontends of Services, for what goes there instead of the prefix: only of what the pod sends.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        frontends: BTreeMap<String, &'static str>,
+    },
 }
 
 impl Dump {
@@ -79,14 +86,14 @@ impl Dump {
         for item in &maps.endpoints {
             let (ifindex, endpoint) = item?;
             if let std::collections::btree_map::Entry::Vacant(slot) = tables.entry(endpoint.epoch) {
-                slot.insert(read_peers(&maps, endpoint.epoch)?);
+                slot.insert((read_peers(&maps, endpoint.epoch)?, read_frontends(&maps, endpoint.epoch)?));
             }
-            let peers = &tables[&endpoint.epoch];
-            let enforce = |class| resolve(class, peers, &verdicts);
+            let (peers, frontends) = &tables[&endpoint.epoch];
+            let enforce = |class, frontends| resolve(class, peers, frontends, &verdicts);
             let entry = Enforced {
                 interface: interface(ifindex),
-                ingress: enforce(endpoint.ingress_class),
-                egress: enforce(endpoint.egress_class),
+                ingress: enforce(endpoint.ingress_class, &BTreeMap::new()),
+                egress: enforce(endpoint.egress_class, frontends),
                 guarded: endpoint.flags & GUARDED != 0,
                 addresses: addresses.remove(&ifindex).unwrap_or_default(),
             };
@@ -113,7 +120,8 @@ fn interface(ifindex: u32) -> String {
 fn resolve(
     class: u32,
     peers: &BTreeMap<IpNet, PeerEntry>,
-    verdicts: &BTreeMap<(ClassId, postern_policy::PeerClass), PortSet>,
+    frontends: &BTreeMap<Frontend, FrontendEntry>,
+    verdicts: &BTreeMap<(ClassId, PeerClass), PortSet>,
 ) -> Verdicts {
     if class == NOT_ISOLATED {
         return Verdicts::Open;
@@ -128,7 +136,18 @@ fn resolve(
         verdicts.get(&(ClassId(class), peer.class)).cloned().unwrap_or_default().to_string()
     };
     let prefixes = peers.iter().map(|(prefix, peer)| (prefix.to_string(), ports(*peer))).collect();
-    Verdicts::Isolated { prefixes, other: ports(PeerEntry::default()) }
+    let judged = |entry: &FrontendEntry| match entry {
+        FrontendEntry::BehindNat => "judged by the backend",
+        FrontendEntry::Together(peer) if verdicts.contains_key(&(ClassId(class), *peer)) => "allowed",
+        FrontendEntry::Together(_) => "denied",
+    };
+    let frontends = frontends.iter().map(|(frontend, entry)| (name(*frontend), judged(entry))).collect();
+    Verdicts::Isolated { prefixes, other: ports(PeerEntry::default()), frontends }
+}
+
+/// A frontend's address and port, as URLs have them, and its protocol.
+fn name(Frontend { address, protocol, port }: Frontend) -> String {
+    format!("{}/{protocol}", SocketAddr::new(address, port))
 }
 
 fn print(enforced: &BTreeMap<u32, Enforced>) {
@@ -144,12 +163,15 @@ fn print(enforced: &BTreeMap<u32, Enforced>) {
             match verdicts {
                 Verdicts::Open => println!("  {direction}: not isolated"),
                 Verdicts::Quarantined => println!("  {direction}: quarantined, nothing passes"),
-                Verdicts::Isolated { prefixes, other } => {
+                Verdicts::Isolated { prefixes, other, frontends } => {
                     println!("  {direction}: isolated");
                     for (prefix, ports) in prefixes.iter().filter(|(_, ports)| *ports != "nothing") {
                         println!("    {prefix}: {ports}");
                     }
                     println!("    any other address: {other}");
+                    for (frontend, judged) in frontends {
+                        println!("    Service at {frontend}: {judged}");
+                    }
                 }
             }
         }

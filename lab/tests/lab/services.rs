@@ -196,6 +196,13 @@ fn chosen(lab: &Lab) -> BTreeMap<String, usize> {
     chosen
 }
 
+/// What `postern dump` says of frontends, for veths whose pods may not send everything.
+async fn dumped_frontends(lab: &Lab, name: &str) -> Vec<Value> {
+    let dump = lab.dump().await.unwrap().remove(name).unwrap();
+    let egress = dump.as_object().unwrap().values().map(|veth| &veth["egress"]["isolated"]);
+    egress.filter(|it| !it.is_null()).map(|it| it["frontends"].clone()).collect()
+}
+
 #[test]
 fn of_a_thousand_connections_exactly_those_to_the_allowed_backend_work() {
     run(async {
@@ -205,6 +212,8 @@ fn of_a_thousand_connections_exactly_those_to_the_allowed_backend_work() {
                 .0;
             let mut lab = up(&[&files]).await;
             lab.apply(&files).await.unwrap();
+            let judged = json!({ "10.96.0.10:80/TCP": "judged by the backend" });
+            assert_eq!(dumped_frontends(&lab, "node-a").await, [judged]);
             // Neighbours are known from here on.
             ask_often(&mut lab, 20).await;
             let before = chosen(&lab);
