@@ -39,7 +39,11 @@ fn every_scenario_enforces_and_has_all_figures() {
             report["skipped"].as_array().unwrap().iter().map(|s| s["scenario"].as_str().unwrap()).collect();
         assert!(skipped.is_empty() || skipped == ["iptables-set"], "only ipset may be missing: {skipped:?}");
         let scenarios = report["scenarios"].as_array().unwrap();
-        assert_eq!(scenarios.len() + skipped.len(), 12);
+        let measured: Vec<&str> = scenarios.iter().map(|it| it["scenario"].as_str().unwrap()).collect();
+        for kind in ["none-", "floor-", "postern-", "nftables-", "iptables-"] {
+            assert!(measured.iter().any(|name| name.starts_with(kind)), "{kind}: {measured:?}");
+        }
+        assert_eq!(scenarios.len() + skipped.len(), 14);
         for scenario in scenarios {
             for workload in WORKLOADS {
                 let figure = &scenario["figures"][workload];
