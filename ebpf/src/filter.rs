@@ -293,7 +293,7 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         return reason;
     }
     half_open::identify(scene);
-    half_open::find(scene, DIRECTION);
+    half_open::claim(scene, DIRECTION);
     if half_open::open(scene, DIRECTION) { reason } else { Reason::FlowTableFull }
 }
 

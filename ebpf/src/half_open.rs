@@ -73,6 +73,19 @@ pub fn find<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
     false
 }
 
+/// Finds a slot for the scene's flow, which begins anew. Where its first slot is free, the second need not be looked at, which is far
+/// from it in memory: what is left of the same flow there, from before, is not found as long as the first one is there, and lives no
+/// longer than anything that nobody answers.
+#[inline(always)]
+pub fn claim<A: Address>(scene: &mut Scene<A>, direction: u8) {
+    let [first, _] = slots(scene, direction);
+    if HALF_OPEN.get_ptr(first).is_none() {
+        scene.slot = first;
+    } else {
+        find(scene, direction);
+    }
+}
+
 /// Whether an element is of this flow.
 ///
 /// # Safety

@@ -100,8 +100,9 @@ fn open_endpoints(pins: &Path) {
     let Ok(mut maps) = Maps::open(&map_folder(pins)) else { return };
     let endpoints: Vec<_> = maps.endpoints.iter().filter_map(Result::ok).collect();
     for (ifindex, endpoint) in endpoints {
+        let open = Policy::open().endpoint(endpoint.epoch);
         // Where it fails, the same moment stays.
-        let _ = maps.endpoints.insert(ifindex, Policy::open().endpoint(endpoint.epoch), 0);
+        let _ = maps.change(|error| error, |maps| maps.endpoints.insert(ifindex, open, 0));
     }
 }
 
