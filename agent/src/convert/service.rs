@@ -18,11 +18,11 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// `ClientIPConfig.timeoutSeconds` where it is not said.
 const AFFINITY_SECONDS: u32 = 10_800;
 
-/// Converts a Service. Addresses that are none (`None` of headless Services, host names of load balancers) are left out.
+/// Converts a Service. Of a headless one, `clusterIPs` holds no address.
 ///
 /// # Errors
 ///
-/// `metadata.name` is missing, or a port is out of range.
+/// `metadata.name` is missing, a port is out of range, or what should be an address is none.
 pub fn service(object: &slim::Service) -> Result<Service, Problem> {
     let id = id(&object.metadata)?;
     let spec = object.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
@@ -35,6 +35,17 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
         ports.push(service_port(&format!("spec.ports[{index}]"), port)?);
     }
     let listed = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    // Headless, or not given yet.
+    let listed = listed.filter(|text| !matches!(text.as_str(), "None" | ""));
+    for (field, text) in listed
+        .clone()
+        .map(|text| ("spec.clusterIPs", text))
+        .chain(spec.external_ips.iter().flatten().map(|text| ("spec.externalIPs", text)))
+    {
+        if text.parse::<IpAddr>().is_err() {
+            return Err(Problem::new(field, format!("{text:?} is not an IP address")));
+        }
+    }
     let balanced = object.status.iter().flat_map(|status| &status.load_balancer);
     let balanced = balanced.flat_map(|it| it.ingress.iter().flatten()).map(|it| &it.ip);
     let requirements = |labels: &std::collections::BTreeMap<String, String>| {
@@ -208,6 +219,17 @@ mod tests {
             converted("{type: ExternalName, externalName: example.com, clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}").unwrap();
         assert_eq!(named, external_name(named.id.clone()));
         assert_eq!(converted("{selector: {}}").unwrap().selector, None);
+    }
+
+    #[test]
+    fn a_broken_address_names_its_field() {
+        for (spec, expected) in [
+            ("{clusterIP: 10.96.0.300}", "spec.clusterIPs: \"10.96.0.300\" is not an IP address"),
+            ("{externalIPs: [192.0.2.1, here]}", "spec.externalIPs: \"here\" is not an IP address"),
+        ] {
+            assert_eq!(converted(spec).unwrap_err().to_string(), expected);
+        }
+        assert!(converted("{clusterIP: '', externalIPs: []}").unwrap().cluster_ips.is_empty());
     }
 
     #[test]
