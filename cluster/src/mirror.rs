@@ -156,8 +156,11 @@ impl Mirror {
                 written.try_collect::<Vec<_>>().await?
             };
             for (name, version) in new {
-                self.objects.insert(name.clone(), wanted[&name].clone());
-                note(&mut marks, name, version);
+                let before = self.objects.insert(name.clone(), wanted[&name].clone());
+                // Agents do not watch finished pods: they hear of one that finishes, and of nothing after that.
+                if !is_finished(&wanted[&name]) || before.is_some_and(|before| !is_finished(&before)) {
+                    note(&mut marks, name, version);
+                }
             }
         }
         // Of some kinds the answer to a deletion does not say its version: a watch has heard of it once it knows as many
@@ -285,6 +288,11 @@ fn of(name: &Name) -> impl FnOnce(kube::Error) -> Error {
 }
 
 /// Remembers the last version of each kind.
+fn is_finished(object: &Value) -> bool {
+    let phase = object.pointer("/status/phase").and_then(Value::as_str);
+    object["kind"] == "Pod" && matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 fn note(marks: &mut BTreeMap<String, Mark>, (kind, ..): Name, version: u64) {
     let mark = marks.entry(kind).or_default();
     mark.version = version.max(mark.version);
