@@ -102,10 +102,13 @@ fn cached(
     // Whatever changes how archives are made has to raise the number.
     let hash = Sha256::digest(format!("1 {content}"));
     let key = hash.iter().take(4).fold(0_u32, |key, byte| key << 8 | u32::from(*byte));
-    let path = cache()?.join(format!("images/{name}-{key:08x}.tar"));
+    let folder = cache()?.join("images");
+    let path = folder.join(format!("{name}-{key:08x}.tar"));
     if !path.exists() {
-        let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
-        files::create_folder(path.parent().unwrap_or(Path::new("/")))?;
+        files::create_folder(&folder)?;
+        // A folder of its own: other clusters of this process, or of another one, may be making the same.
+        let own = tempfile::tempdir_in(&folder).map_err(files::Error::on("make a folder in", &folder))?;
+        let unfinished = own.path().join("unfinished.tar");
         build(&unfinished)?;
         std::fs::rename(&unfinished, &path).map_err(files::Error::on("complete", &path))?;
     }
