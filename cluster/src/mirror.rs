@@ -287,12 +287,13 @@ fn of(name: &Name) -> impl FnOnce(kube::Error) -> Error {
     move |source| Error::Api { object, source: Box::new(source) }
 }
 
-/// Remembers the last version of each kind.
+/// Whether an object is a pod that has ended.
 fn is_finished(object: &Value) -> bool {
     let phase = object.pointer("/status/phase").and_then(Value::as_str);
     object["kind"] == "Pod" && matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// Remembers the last version of each kind.
 fn note(marks: &mut BTreeMap<String, Mark>, (kind, ..): Name, version: u64) {
     let mark = marks.entry(kind).or_default();
     mark.version = version.max(mark.version);

@@ -3,6 +3,7 @@
 //!
 //! [`site`] builds a node with two pods for each scenario, [`sockets`] opens what stays open, [`rounds`] has [`workload`]
 //! and [`server`] measure all of them in turn, [`checks`] makes sure that each enforces what it should, before and after,
+//! [`floors`] are what programs on veths cost at least,
 //! and [`report`] sums up.
 
 mod checks;
