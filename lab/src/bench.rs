@@ -1,10 +1,9 @@
 //! `cargo xtask bench traffic`: what enforcing policy costs packets, connections and streams, against no policy at all, and
 //! against rule sets of nft and iptables that say the same.
 //!
-//! [`site`] builds a node with two pods for each scenario, [`sockets`] opens what stays open, [`rounds`] has [`workload`]
-//! and [`server`] measure all of them in turn, [`checks`] makes sure that each enforces what it should, before and after,
-//! [`floors`] are what programs on veths cost at least,
-//! and [`report`] sums up.
+//! [`site`] builds a node with two pods for each scenario, where [`floors`] attaches programs that enforce nothing;
+//! [`sockets`] opens what stays open, [`rounds`] has [`workload`] and [`server`] measure all of them in turn, [`checks`]
+//! makes sure that each enforces what it should, before and after, and [`report`] sums up.
 
 mod checks;
 mod enforcer;
