@@ -58,7 +58,7 @@ pub enum Fault {
 #[derive(Debug)]
 struct Orders {
     fault: Fault,
-    /// Responses begun under an earlier number end.
+    /// Watches begun under an earlier number end.
     epoch: u64,
     end: bool,
 }
@@ -112,7 +112,8 @@ impl Faulty {
         self.orders.send_modify(|orders| orders.fault = fault);
     }
 
-    /// Ends every response that is under way, in an orderly manner, as an API server does that restarts.
+    /// Ends every watch that is under way, in an orderly manner, as an API server does that restarts: it answers what is
+    /// answered at once to the end.
     pub fn close(&self) {
         self.orders.send_modify(|orders| orders.epoch += 1);
     }
@@ -126,10 +127,7 @@ impl Faulty {
 
 impl Drop for Faulty {
     fn drop(&mut self) {
-        self.orders.send_modify(|orders| {
-            orders.end = true;
-            orders.epoch += 1;
-        });
+        self.orders.send_modify(|orders| orders.end = true);
         if let Some(thread) = self.thread.take() {
             // One that panicked has nothing more to say.
             let _ = thread.join();
@@ -210,7 +208,7 @@ async fn forward(State(shared): State<Shared>, request: Request) -> Response {
     let mut orders = shared.orders.clone();
     let closed = async move {
         // The sender is gone: that ends it too.
-        let _ = orders.wait_for(|orders| orders.epoch != epoch).await;
+        let _ = orders.wait_for(|orders| orders.end || (watches && orders.epoch != epoch)).await;
     };
     let body = match fault {
         Fault::Twice if watches => Body::from_stream(lines(pieces).map(twice).take_until(closed)),
