@@ -34,6 +34,7 @@ pub mod encode;
 pub mod endpoints;
 pub mod expiry;
 mod grace;
+pub mod half_open;
 mod link;
 pub mod maps;
 pub mod object;
@@ -175,8 +176,7 @@ impl Datapath {
         self.writer.generation()
     }
 
-    /// Has half-open flows and fragments removed that have expired, and those of veths that enforce nothing. Does not
-    /// wait for it.
+    /// Has fragments removed that have expired, and those of veths that enforce nothing. Does not wait for it.
     pub fn remove_expired(&self) {
         self.expiry.remove_expired(self.endpoints.enforcing());
     }

@@ -4,9 +4,9 @@
 //! interface, so that two pods of one node that talk to each other have one each, judged on its own. An interface
 //! index never comes back while the node runs, and a flow of an older policy generation is judged again.
 //!
-//! Flows live in two places. Half-open ones have a few thousand *slots* for each veth and direction, found by a hash of
-//! the flow: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more packet, a
-//! flow moves to the table of established flows of its family, where the least recently used go first.
+//! Flows live in two places. Half-open ones have *rows* of their own veth, found by a hash of the flow, each with room for a few of
+//! either direction: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more
+//! packet, a flow moves to the table of established flows of its family, where the least recently used go first.
 
 map_types! {
     /// Key of map `FLOWS4`.
@@ -43,7 +43,7 @@ map_types! {
 
     /// Value of both flow maps, and part of a half-open flow.
     pub struct Flow [16] {
-        /// Nanoseconds of `CLOCK_MONOTONIC` after which the flow does not count any more.
+        /// When the flow does not count any more: nanoseconds by the kernel's ticks (`jiffies64`), which do not begin with any clock's.
         pub expires: u64 = 0,
         /// Policy generation under which the flow was last judged.
         pub generation: u32 = 8,
@@ -58,7 +58,7 @@ map_types! {
         pub flags: u8 = 15,
     }
 
-    /// Key of maps `HALF_OPEN` and `FRAGMENTS`.
+    /// Key of map `FRAGMENTS`.
     pub struct Slot [8] {
         /// Interface index of the host-side veth.
         pub ifindex: u32 = 0,
@@ -68,20 +68,39 @@ map_types! {
         pub direction: u16 = 6,
     }
 
-    /// Value of map `HALF_OPEN`.
-    pub struct HalfOpen [56] {
-        /// How far it got.
-        pub flow: Flow = 0,
+    /// What tells a half-open flow from others of its veth.
+    pub struct Identity [40] {
         /// The pod's address, see [`wide`].
-        pub pod: [u64; 2] = 16,
+        pub pod: [u64; 2] = 0,
         /// The other side's address.
-        pub peer: [u64; 2] = 32,
+        pub peer: [u64; 2] = 16,
         /// The pod's port, host byte order.
-        pub pod_port: u16 = 48,
+        pub pod_port: u16 = 32,
         /// The other side's port.
-        pub peer_port: u16 = 50,
+        pub peer_port: u16 = 34,
         /// `IPPROTO_*`, [`IPV6`] more for IPv6.
-        pub protocol: u32 = 52,
+        pub protocol: u32 = 36,
+    }
+
+    /// Key of map `HALF_OPEN`.
+    pub struct RowKey [8] {
+        /// Interface index of the host-side veth.
+        pub ifindex: u32 = 0,
+        /// Number of the row, below [`HALF_OPEN_ROWS`].
+        pub number: u32 = 4,
+    }
+
+    /// Value of map `HALF_OPEN`: half-open flows of one veth that compete for the same room, [`HALF_OPEN_WAYS`] of each direction. The
+    /// first are those that begin with what the pod gets (see [`crate::direction`]).
+    pub struct Row [456] {
+        /// Held while flows and their identities are written, or read together.
+        pub lock: bpf_spin_lock = 0,
+        /// The key's interface index: a row that was removed while it was being looked at may be another veth's by now.
+        pub ifindex: u32 = 4,
+        /// How far they got. Expired: there is none.
+        pub flows: [Flow; 8] = 8,
+        /// Whose they are.
+        pub identities: [Identity; 8] = 136,
     }
 
     /// Value of map `FRAGMENTS`: the first fragment of this datagram was allowed (RFC 791 3.2, RFC 8200 4.5).
@@ -117,6 +136,18 @@ map_types! {
         pub established: u64 = 32,
     }
 }
+
+/// A lock that the kernel finds in map values by its type's name (`struct bpf_spin_lock`, `include/uapi/linux/bpf.h`). Only programs
+/// take it.
+#[allow(non_camel_case_types, reason = "the kernel looks for this name")]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct bpf_spin_lock {
+    /// The kernel's business.
+    pub val: u32,
+}
+
+const _: () = assert!(HALF_OPEN_WAYS * 2 == 8, "Row has eight flows");
 
 impl Lifetimes {
     /// What applies unless told otherwise.
@@ -164,12 +195,15 @@ pub const STREAM: u8 = 7;
 /// Most established flows remembered, per family: beyond it the least recently used go.
 pub const MAX_FLOWS: usize = 1 << 17;
 
-/// Half-open slots of one veth and direction; a power of two.
-pub const HALF_OPEN_SLOTS: u16 = 1 << 12;
+/// Rows of half-open flows of one veth; a power of two. Together they take a quarter of a megabyte, which the agent sets aside while the
+/// veth carries programs: getting memory packet by packet costs more than all else that a new flow takes.
+pub const HALF_OPEN_ROWS: u32 = 1 << 9;
 
-/// Most half-open flows of all veths: 64 veths and directions with every slot in use. Their memory is set aside, some 30 MB:
-/// getting it packet by packet costs more than all else that a new flow takes.
-pub const MAX_HALF_OPEN: usize = 1 << 18;
+/// Half-open flows of one direction in a row.
+pub const HALF_OPEN_WAYS: usize = 4;
+
+/// Most rows of all veths together: those of 1,024 veths.
+pub const MAX_ROWS: usize = 1 << 19;
 
 /// Slots for datagrams in fragments of one veth and direction; a power of two.
 pub const FRAGMENT_SLOTS: u16 = 1 << 10;

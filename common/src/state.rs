@@ -2,15 +2,18 @@
 
 map_types! {
     /// The one value of map `STATE`.
-    pub struct State [16] {
+    pub struct State [24] {
         /// Policy generation. Goes up after verdicts changed, so that flows allowed under an earlier one are judged again.
         pub generation: u32 = 0,
         /// Epoch of the peer tables in use (see [`crate::peer`]); the next agent takes the next one.
         pub epoch: u32 = 4,
         /// 1: packets are judged behind the choice of a backend. 0: nobody does, so nothing may be left to it.
         pub behind_nat: u32 = 8,
+        /// Zero.
+        pub reserved: u32 = 12,
         /// Goes up before the agent replaces elements that programs copy, and once more after: what was copied while it was even and
-        /// the same is what stood in the map. Odd for good, programs look twice (an agent was killed in between).
-        pub changes: u32 = 12,
+        /// the same is what stood in the map, and goes on being that until it moves. Odd for good, programs look twice and remember nothing (an
+        /// agent was killed in between).
+        pub changes: u64 = 16,
     }
 }

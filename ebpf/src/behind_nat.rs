@@ -120,7 +120,8 @@ fn verdict<A: Address>(
     if endpoint.egress_class == NOT_ISOLATED {
         return Reason::NotIsolated;
     }
-    let peer = destination.peer(endpoint.epoch).unwrap_or_default();
+    let listed = destination.listed_peer(endpoint.epoch);
+    let peer = listed.or_else(|| destination.contained_peer(endpoint.epoch)).unwrap_or_default();
     if peer.flags & LOCAL_NODE != 0 {
         return Reason::Node;
     }

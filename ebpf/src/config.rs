@@ -4,6 +4,7 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use postern_common::IPPROTO_TCP;
 use postern_common::conntrack::{Lifetimes, state};
 use postern_common::service::SkbLayout;
@@ -16,6 +17,10 @@ static POSTERN_RECHECK: Global<u8> = Global::new(1);
 /// How long flows live without packets (`--timeout`).
 #[unsafe(no_mangle)]
 static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
+
+/// Nanoseconds from one tick of the kernel to the next (`TICK_NSEC`, `include/linux/jiffies.h`).
+#[unsafe(no_mangle)]
+static POSTERN_TICK: Global<u64> = Global::new(4_000_000);
 
 /// Where the kernel keeps what netfilter programs read of a packet.
 #[unsafe(no_mangle)]
@@ -35,6 +40,13 @@ pub fn skb() -> SkbLayout {
             network_header: read_volatile(&raw const (*layout).network_header),
         }
     }
+}
+
+/// Nanoseconds by the kernel's ticks: all that flows need, and the kernel inlines it, where any other clock takes calls.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes nothing and only reads a counter.
+    unsafe { bpf_jiffies64() }.wrapping_mul(POSTERN_TICK.load())
 }
 
 /// Whether flows of earlier policy generations are judged again.

@@ -25,7 +25,11 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
     if transport.finishes || transport.resets {
         end(flow, direction, transport);
     }
-    flow.expires = now + config::lifetime(protocol, flow.state);
+    let expires = now + config::lifetime(protocol, flow.state);
+    // Once a tick is enough. The packets of a flow may come by several CPUs, which would take the line from each other.
+    if flow.expires != expires {
+        flow.expires = expires;
+    }
 }
 
 #[inline(always)]

@@ -54,8 +54,11 @@ pub trait Address: Copy + Default + PartialEq {
     /// Forgets an established flow.
     fn forget(key: &Self::FlowKey);
 
-    /// The peer that an address is, by its own entry or else by the longest CIDR that holds it.
-    fn peer(self, epoch: u32) -> Option<Peer>;
+    /// The peer that an address is, by its own entry.
+    fn listed_peer(self, epoch: u32) -> Option<Peer>;
+
+    /// The peer that an address is, where it has no entry of its own: by the longest CIDR that holds it.
+    fn contained_peer(self, epoch: u32) -> Option<Peer>;
 
     /// What is known of a port of this address, where a Service's backends are behind it.
     fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend>;
@@ -135,11 +138,13 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn peer(self, epoch: u32) -> Option<Peer> {
+            fn listed_peer(self, epoch: u32) -> Option<Peer> {
                 let key = $peer { epoch, address: self.bytes() };
-                if let Some(peer) = steady::read(|| $peers.get_ptr(&key)) {
-                    return Some(peer);
-                }
+                steady::read(|| $peers.get_ptr(&key))
+            }
+
+            #[inline(always)]
+            fn contained_peer(self, epoch: u32) -> Option<Peer> {
                 let address = $prefix { epoch: epoch.to_be_bytes(), address: self.bytes() };
                 $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()
             }

@@ -1,7 +1,9 @@
 //! In what order a packet is judged: the numbers here are those of docs/packet-path.md.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, SERVICE, state};
+use postern_common::conntrack::{Flow, Row, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
@@ -12,13 +14,12 @@ use crate::count::conclude;
 use crate::family::Address;
 use crate::fragment::Relation;
 use crate::frame::Unreadable;
-use crate::maps::ENDPOINTS;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
 use crate::scene::{Scene, ifindex, readable};
 use crate::service::{self, has_ports};
 use crate::sockets::{self, Connection};
 use crate::verdict::{self, Question};
-use crate::{conntrack, fragment, guard, half_open, steady};
+use crate::{conntrack, fragment, guard, half_open, recall};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -73,13 +74,13 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
 /// memory: see [`crate::maps::SCENES4`].
 #[inline(never)]
 fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let Some(endpoint) = steady::read(|| ENDPOINTS.get_ptr(&scene.ifindex)) else {
+    if !recall::take_endpoint(scene) {
         return Reason::NoEndpoint;
-    };
+    }
+    let endpoint = scene.endpoint;
     if is_open(&endpoint) {
         return Reason::NotIsolated;
     }
-    scene.endpoint = endpoint;
     scene.take_sides::<DIRECTION>();
     match scene.readable {
         readable::YES => {}
@@ -135,7 +136,7 @@ fn is_open(endpoint: &Endpoint) -> bool {
 #[inline(always)]
 fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext, frame: Result<Frame, Unreadable>) -> Reason {
     let ifindex = ifindex(ctx);
-    let Some(endpoint) = &steady::read(|| ENDPOINTS.get_ptr(&ifindex)) else {
+    let Some(endpoint) = &recall::endpoint(ifindex) else {
         return Reason::NoEndpoint;
     };
     if is_open(endpoint) {
@@ -169,7 +170,12 @@ enum Known {
 /// Looks for a flow that was noted before (7): established ones, of whatever generation, then half-open ones that began
 /// in the other direction. With `note`, the packet is noted as one of the flow.
 #[inline(always)]
-fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> Known {
+fn known_flow<const DIRECTION: u8, A: Address>(
+    ctx: &TcContext,
+    scene: &mut Scene<A>,
+    row: NonNull<Row>,
+    note: bool,
+) -> Known {
     let Packet { transport, protocol, .. } = scene.packet;
     let noted = if scene.absent == 0 { A::flow(&scene.key) } else { None };
     if noted.is_none() {
@@ -192,12 +198,12 @@ fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scen
     if transport.starts {
         return Known::Nothing;
     }
-    let answers = known_half_open::<DIRECTION, A>(ctx, scene, other_way(DIRECTION), note);
+    let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), note));
     // Packets of the first direction that may be the first are judged as such, until the flow is established.
     if answers == Known::Allowed || !transport.goes_on {
         return answers;
     }
-    match known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, note) {
+    match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, note)) {
         Known::Nothing => answers,
         goes_on => goes_on,
     }
@@ -208,42 +214,40 @@ fn known_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scen
 fn known_half_open<const DIRECTION: u8, A: Address>(
     ctx: &TcContext,
     scene: &mut Scene<A>,
-    initiator: u8,
-    note: bool,
+    row: NonNull<Row>,
+    (initiator, note): (u8, bool),
 ) -> Known {
-    if !half_open::find(scene, initiator) {
+    if !half_open::find(scene, row, initiator) {
         return Known::Nothing;
     }
-    let mut flow = scene.half_open.flow;
+    let mut flow = scene.flow;
     let generation = flow.generation;
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
-    scene.half_open.flow = flow;
+    scene.flow = flow;
     scene.service = flow.flags & SERVICE != 0;
-    // Only what was judged again has changed more than its age and state.
-    if !allowed || scene.half_open.flow.generation != generation {
-        half_open::update(scene);
-    }
     if allowed && note {
-        step(scene, DIRECTION);
+        step(scene, row, DIRECTION);
+    } else if !allowed || flow.generation != generation {
+        half_open::update(scene, row);
     }
     if allowed { Known::Allowed } else { Known::Denied }
 }
 
 /// Notes a packet of the half-open flow that was found, which may be established by it.
 #[inline(never)]
-fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
+fn step<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) {
     let Packet { transport, protocol, .. } = scene.packet;
-    let mut flow = scene.half_open.flow;
+    let mut flow = scene.flow;
     let is_established = half_open::advance(&mut flow, direction, protocol, scene.now);
     if is_established {
         conntrack::refresh(&mut flow, direction, protocol, transport, scene.now);
     }
-    scene.half_open.flow = flow;
+    scene.flow = flow;
     // Where there is no room among the established, it stays half-open.
     if is_established && A::remember(&scene.key, &flow).is_ok() {
-        half_open::forget(scene);
+        half_open::forget(scene, row);
     } else {
-        half_open::touch(scene);
+        half_open::update(scene, row);
     }
 }
 
@@ -260,15 +264,17 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
         scene.take_sides::<DIRECTION>();
         scene.name_flow::<DIRECTION>();
         half_open::identify(scene);
-        let known = known_flow::<DIRECTION, A>(ctx, scene, false);
-        // An error that goes the way of a half-open flow's first direction is about an answer. Where there is an established flow,
-        // it decides alone.
-        let is_established = known == Known::Denied && scene.absent == 0;
-        if known == Known::Allowed
-            || !is_established
-                && known_half_open::<DIRECTION, A>(ctx, scene, DIRECTION, false) == Known::Allowed
-        {
-            return Reason::Related;
+        if let Some(row) = half_open::row(scene) {
+            let known = known_flow::<DIRECTION, A>(ctx, scene, row, false);
+            // An error that goes the way of a half-open flow's first direction is about an answer. Where there is an established
+            // flow, it decides alone.
+            let is_established = known == Known::Denied && scene.absent == 0;
+            if known == Known::Allowed
+                || !is_established
+                    && known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, false)) == Known::Allowed
+            {
+                return Reason::Related;
+            }
         }
     }
     let (direction, protocol, port) = (DIRECTION, IPPROTO_ICMP, 0);
@@ -293,21 +299,23 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         return reason;
     }
     half_open::identify(scene);
-    half_open::claim(scene, DIRECTION);
-    if half_open::open(scene, DIRECTION) { reason } else { Reason::FlowTableFull }
+    let Some(row) = half_open::row(scene) else { return Reason::FlowTableFull };
+    half_open::seek(scene, row, DIRECTION);
+    if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
 }
 
 /// Any other packet that is not of an established flow of this generation (7, 9, 10).
 #[inline(never)]
 fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let Packet { transport, protocol, .. } = scene.packet;
-    let mut known = Known::Nothing;
-    if transport.flow {
-        half_open::identify(scene);
-        known = known_flow::<DIRECTION, A>(ctx, scene, true);
-        if known == Known::Allowed {
-            return Reason::Established;
-        }
+    half_open::identify(scene);
+    let (true, Some(row)) = (transport.flow, half_open::row(scene)) else {
+        let reason = scene.judge(ctx, DIRECTION);
+        return if transport.flow && !reason.drops() { Reason::FlowTableFull } else { reason };
+    };
+    let mut known = known_flow::<DIRECTION, A>(ctx, scene, row, true);
+    if known == Known::Allowed {
+        return Reason::Established;
     }
     let mut reason = scene.judge(ctx, DIRECTION);
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
@@ -319,7 +327,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
             scene.absent = 1;
         }
     }
-    if !transport.flow || reason == Reason::Quarantined {
+    if reason == Reason::Quarantined {
         return reason;
     }
     // Whatever else is known: this passes, if not as the start of something.
@@ -345,18 +353,14 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if DIRECTION == INGRESS && scene.is_for_another() {
         return reason;
     }
-    if half_open::find(scene, DIRECTION) {
+    if half_open::find(scene, row, DIRECTION) {
         // Once more before it is established; it was judged just now.
-        let flags = scene.flow_flags();
-        if scene.half_open.flow.generation != scene.generation || scene.half_open.flow.flags != flags {
-            scene.half_open.flow.generation = scene.generation;
-            scene.half_open.flow.flags = flags;
-            half_open::update(scene);
-        }
-        step(scene, DIRECTION);
+        scene.flow.generation = scene.generation;
+        scene.flow.flags = scene.flow_flags();
+        step(scene, row, DIRECTION);
         return reason;
     }
-    if half_open::open(scene, DIRECTION) { reason } else { Reason::FlowTableFull }
+    if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
 }
 
 /// What became of a connection that is older than the programs.
@@ -390,7 +394,7 @@ fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A
     let Packet { transport, protocol, .. } = scene.packet;
     scene.service &= initiator == EGRESS;
     let flags = scene.flow_flags();
-    let flow = &mut scene.half_open.flow;
+    let flow = &mut scene.flow;
     *flow =
         Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
     conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);

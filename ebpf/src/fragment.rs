@@ -1,6 +1,7 @@
 //! Fragments: later ones have no ports and follow the first.
 
 use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slot};
 
 use crate::family::Address;
@@ -8,11 +9,18 @@ use crate::maps::FRAGMENTS;
 use crate::scene::Scene;
 use crate::{slot, steady};
 
+/// Nanoseconds of `CLOCK_MONOTONIC`, which the agent goes by as well.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes nothing and only reads a clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
 #[inline(always)]
 fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
     let packet = &scene.packet;
     Datagram {
-        expires: scene.now + FRAGMENT_LIFETIME,
+        expires: now() + FRAGMENT_LIFETIME,
         source: packet.source.widen(),
         destination: packet.destination.widen(),
         identification: packet.datagram.identification,
@@ -61,7 +69,7 @@ pub fn relation<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> Relation {
         return Relation::Orphan;
     };
     let Datagram { expires, length, .. } = found;
-    if expires <= scene.now || (Datagram { expires, length, ..datagram(scene) }) != found {
+    if expires <= now() || (Datagram { expires, length, ..datagram(scene) }) != found {
         Relation::Orphan
     } else if scene.packet.datagram.offset < length as usize {
         Relation::Overlaps

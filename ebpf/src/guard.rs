@@ -8,6 +8,7 @@ use crate::count::conclude;
 use crate::family::Address;
 use crate::frame::{self, Unreadable};
 use crate::parse::{self, ethertype};
+use crate::recall;
 use crate::scene::{Scene, ifindex};
 
 /// ICMPv6 types (RFC 4861).
@@ -58,7 +59,7 @@ fn is_spoofed_packet<A: Address>(ctx: &TcContext, start: usize) -> bool {
 #[inline(never)]
 pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
     let Scene { packet, ifindex, .. } = scene;
-    if !packet.source.is_nobodys() && !packet.source.is_pods(*ifindex) {
+    if !packet.source.is_nobodys() && !recall::is_pods(packet.source, *ifindex) {
         return true;
     }
     if !A::is_link(packet) {

@@ -1,14 +1,16 @@
 //! Half-open flows: those that have not shown yet that both sides want them.
 //!
-//! A flow may take one of two slots of its veth and direction. Where both are taken, the one that was heard of longer ago goes:
-//! under a flood through one pod, that pod's half-open flows live as long as its slots last, and nobody else's are
+//! A flow has a row of its veth, with room for a few of each direction. Where all of it is taken, the flow that expires first goes:
+//! under a flood through one pod, that pod's half-open flows live as long as its rows last, and nobody else's are
 //! touched.
+//!
+//! Rows are written in place, under their locks. Whoever looks for a flow takes the lock only where it seems to be there.
 
-use core::ptr::read_volatile;
+use core::ptr::{NonNull, read_volatile};
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
+use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, HALF_OPEN_SLOTS, HalfOpen, STREAM, Slot, state};
+use postern_common::conntrack::{Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, Identity, Row, RowKey, STREAM, state};
 
 use crate::config;
 use crate::family::Address;
@@ -20,121 +22,100 @@ use crate::slot;
 #[inline(always)]
 pub fn identify<A: Address>(scene: &mut Scene<A>) {
     let protocol = A::FAMILY | u32::from(scene.packet.protocol);
-    scene.half_open.pod = scene.pod.0.widen();
-    scene.half_open.peer = scene.peer.0.widen();
-    scene.half_open.pod_port = scene.pod.1;
-    scene.half_open.peer_port = scene.peer.1;
-    scene.half_open.protocol = protocol;
+    scene.identity = Identity {
+        pod: scene.pod.0.widen(),
+        peer: scene.peer.0.widen(),
+        pod_port: scene.pod.1,
+        peer_port: scene.peer.1,
+        protocol,
+    };
     let ports = u64::from(scene.pod.1) << 16 | u64::from(scene.peer.1);
     let hash = slot::mix(ports, u64::from(protocol));
     scene.hash = scene.pod.0.mix(scene.peer.0.mix(hash));
 }
 
-/// The two slots that the scene's flow may take in a direction.
+/// The row of the scene's flow. None: the veth carries no programs any more.
 #[inline(always)]
-fn slots<A: Address>(scene: &Scene<A>, direction: u8) -> [Slot; 2] {
-    let [first, mut second] =
-        [scene.hash, scene.hash >> 32].map(|hash| slot::of(hash, HALF_OPEN_SLOTS, scene.ifindex, direction));
-    if second.number == first.number {
-        // Two of them, whatever the hash.
-        second.number ^= 1;
-    }
-    [first, second]
+pub fn row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
+    let number = scene.hash as u32 & (HALF_OPEN_ROWS - 1);
+    HALF_OPEN.get_ptr_mut(RowKey { ifindex: scene.ifindex, number }).and_then(NonNull::new)
 }
 
-/// Looks for the scene's flow as started in a direction; the scene says then how far it got and where it is, or else
-/// which slot it may take.
+/// Looks for the scene's flow as started in a direction; the scene says then where it is, or else which way it may take.
 #[inline(never)]
-pub fn find<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
-    let mut oldest = u64::MAX;
-    for slot in slots(scene, direction) {
-        let Some(found) = HALF_OPEN.get_ptr(&slot) else {
-            if oldest != 0 {
-                oldest = 0;
-                scene.slot = slot;
-            }
-            continue;
-        };
-        // SAFETY: until this program ends, the memory stays an element of this map, if not this one.
-        let is_ours = unsafe { is_flow(&scene.half_open, found) };
-        // SAFETY: the same.
-        let flow = unsafe { read_volatile(&raw const (*found).flow) };
-        if flow.expires < oldest {
-            oldest = flow.expires;
-            scene.slot = slot;
-        }
-        // Found once more, it was this flow for as long as it was being read (see `steady`).
-        if is_ours && flow.expires > scene.now && HALF_OPEN.get_ptr(&slot) == Some(found) {
-            scene.slot = slot;
-            scene.half_open.flow = flow;
+pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    let row = row.as_ptr();
+    let mut first = u64::MAX;
+    let mut way = 0;
+    while way < HALF_OPEN_WAYS {
+        let at = place(initiator, way);
+        // SAFETY: until this program ends, the memory stays a row.
+        let (expires, is_ours) = unsafe { (expires(row, at), is_flow(&scene.identity, row, at)) };
+        if expires > scene.now && is_ours {
+            scene.way = way as u32;
             return true;
         }
+        if expires < first {
+            first = expires;
+            scene.way = way as u32;
+        }
+        way += 1;
     }
     false
 }
 
-/// Finds a slot for the scene's flow, which begins anew. Where its first slot is free, the second need not be looked at, which is far
-/// from it in memory: what is left of the same flow there, from before, is not found as long as the first one is there, and lives no
-/// longer than anything that nobody answers.
+/// Looks for the scene's flow as started in a direction; the scene says then how far it got, or else which way it may take.
 #[inline(always)]
-pub fn claim<A: Address>(scene: &mut Scene<A>, direction: u8) {
-    let [first, _] = slots(scene, direction);
-    if HALF_OPEN.get_ptr(first).is_none() {
-        scene.slot = first;
-    } else {
-        find(scene, direction);
-    }
+pub fn find<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    // Before the lock, which waits for memory.
+    seek(scene, row, initiator) && read(scene, row, initiator)
 }
 
-/// Whether an element is of this flow.
-///
-/// # Safety
-///
-/// The pointer must be readable.
-#[inline(always)]
-unsafe fn is_flow(flow: &HalfOpen, element: *const HalfOpen) -> bool {
-    // SAFETY: the caller's. Volatile: another CPU may be writing another flow there.
+/// Reads the flow that was sought and found, unless another one took its place just now.
+#[inline(never)]
+fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    let row = row.as_ptr();
+    let at = place(initiator, scene.way as usize);
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+    let is_ours = unsafe {
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        let is_ours = is_in(scene, row) && is_flow(&scene.identity, row, at);
+        scene.flow = read_volatile(&raw const (*row).flows[at]);
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
+        is_ours
+    };
+    is_ours && scene.flow.expires > scene.now
+}
+
+/// Writes what became of the half-open flow that was found. One that another flow has replaced in between is gone: the next packet
+/// starts over.
+#[inline(never)]
+pub fn update<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
+    let row = row.as_ptr();
+    let flow = scene.flow;
+    let at = place(flow.initiator, scene.way as usize);
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
-        flow.peer == read_volatile(&raw const (*element).peer)
-            && flow.pod == read_volatile(&raw const (*element).pod)
-            && flow.pod_port == read_volatile(&raw const (*element).pod_port)
-            && flow.peer_port == read_volatile(&raw const (*element).peer_port)
-            && flow.protocol == read_volatile(&raw const (*element).protocol)
-    }
-}
-
-/// Writes what became of the half-open flow that was found.
-#[inline(always)]
-pub fn update<A: Address>(scene: &Scene<A>) {
-    // One that went in between is gone: the next packet starts over.
-    let _ = HALF_OPEN.insert(scene.slot, &scene.half_open, u64::from(BPF_EXIST));
-}
-
-/// Writes how far the half-open flow that was found got, in place. Where another flow took the slot just now, that one gets a little longer to
-/// live, or is taken for answered: neither opens anything.
-#[inline(always)]
-pub fn touch<A: Address>(scene: &Scene<A>) {
-    if let Some(found) = HALF_OPEN.get_ptr_mut(scene.slot) {
-        let Flow { expires, state, progress, .. } = scene.half_open.flow;
-        // SAFETY: until this program ends, the memory stays an element of this map; volatile, since other CPUs write there.
-        unsafe {
-            (&raw mut (*found).flow.expires).write_volatile(expires);
-            (&raw mut (*found).flow.state).write_volatile(state);
-            (&raw mut (*found).flow.progress).write_volatile(progress);
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        if is_in(scene, row) && is_flow(&scene.identity, row, at) {
+            (&raw mut (*row).flows[at]).write_volatile(flow);
         }
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
     }
 }
 
 /// Forgets the half-open flow that was found.
 #[inline(always)]
-pub fn forget<A: Address>(scene: &Scene<A>) {
-    let _ = HALF_OPEN.remove(scene.slot);
+pub fn forget<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) {
+    scene.flow.expires = 0;
+    update(scene, row);
 }
 
-/// Remembers a flow that its first packet started, right after it was looked for. Says whether it could.
-#[inline(always)]
-pub fn open<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
-    scene.half_open.flow = Flow {
+/// Remembers a flow that its first packet started, right after it was sought: in place of what is there. Says whether it could.
+#[inline(never)]
+pub fn open<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) -> bool {
+    let row = row.as_ptr();
+    let flow = Flow {
         expires: scene.now + config::lifetime(scene.packet.protocol, state::OPENING),
         generation: scene.generation,
         initiator: direction,
@@ -142,7 +123,69 @@ pub fn open<A: Address>(scene: &mut Scene<A>, direction: u8) -> bool {
         progress: 0,
         flags: scene.flow_flags(),
     };
-    HALF_OPEN.insert(scene.slot, &scene.half_open, u64::from(BPF_ANY)).is_ok()
+    let at = place(direction, scene.way as usize);
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+    unsafe {
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        let is_in = is_in(scene, row);
+        if is_in {
+            (&raw mut (*row).identities[at]).write_volatile(scene.identity);
+            (&raw mut (*row).flows[at]).write_volatile(flow);
+        }
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
+        is_in
+    }
+}
+
+/// Index of a way of a direction in a row.
+#[inline(always)]
+fn place(direction: u8, way: usize) -> usize {
+    usize::from(direction & 1) * HALF_OPEN_WAYS + (way & (HALF_OPEN_WAYS - 1))
+}
+
+/// Whether a row is of the scene's veth.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn is_in<A: Address>(scene: &Scene<A>, row: *const Row) -> bool {
+    // SAFETY: the caller's.
+    unsafe { read_volatile(&raw const (*row).ifindex) == scene.ifindex }
+}
+
+/// When a flow of a row expires.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn expires(row: *const Row, at: usize) -> u64 {
+    // SAFETY: the caller's. Volatile: another CPU may be writing.
+    unsafe { read_volatile(&raw const (*row).flows[at].expires) }
+}
+
+/// Whether a flow of a row has this identity.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn is_flow(identity: &Identity, row: *const Row, at: usize) -> bool {
+    // SAFETY: the caller's. Volatile: another CPU may be writing.
+    unsafe {
+        let other = &raw const (*row).identities[at];
+        let ports = u32::from(identity.pod_port ^ read_volatile(&raw const (*other).pod_port))
+            | u32::from(identity.peer_port ^ read_volatile(&raw const (*other).peer_port))
+            | (identity.protocol ^ read_volatile(&raw const (*other).protocol));
+        // One branch in all, where each would double what the verifier has to follow.
+        let difference = (identity.peer[0] ^ read_volatile(&raw const (*other).peer[0]))
+            | (identity.peer[1] ^ read_volatile(&raw const (*other).peer[1]))
+            | (identity.pod[0] ^ read_volatile(&raw const (*other).pod[0]))
+            | (identity.pod[1] ^ read_volatile(&raw const (*other).pod[1]))
+            | u64::from(ports);
+        difference == 0
+    }
 }
 
 /// Notes one more packet of a half-open flow that is allowed. Says whether the flow is established by it: both sides were

@@ -1,11 +1,13 @@
 //! All maps, with their shape and who writes them. Pinned by the agent under their names.
 
+use crate::recall::{ANSWERS_KEPT, Kept, VETHS_KEPT};
 use crate::scene::Scene;
+use crate::verdict::Answer;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use postern_common::conntrack::{
-    Datagram, Flow, Flow4, Flow6, HalfOpen, MAX_FLOWS, MAX_FRAGMENTS, MAX_HALF_OPEN, Slot,
+    Datagram, Flow, Flow4, Flow6, MAX_FLOWS, MAX_FRAGMENTS, MAX_ROWS, Row, RowKey, Slot,
 };
 use postern_common::endpoint::{Endpoint, MAX_ENDPOINTS, MAX_POD_ADDRESSES, PodAddress4, PodAddress6};
 use postern_common::peer::{
@@ -94,10 +96,9 @@ pub static FLOWS4: LruHashMap<Flow4, Flow, MAX_FLOWS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS6: LruHashMap<Flow6, Flow, MAX_FLOWS> = LruHashMap::new();
 
-/// Slot of a veth and direction -> a flow that is not established yet. Written by the programs; the agent removes what
-/// has expired.
+/// Row of a veth -> flows that are not established yet. The agent makes rows and removes them; the programs write what stands in them.
 #[btf_map]
-pub static HALF_OPEN: HashMap<Slot, HalfOpen, MAX_HALF_OPEN> = HashMap::new();
+pub static HALF_OPEN: HashMap<RowKey, Row, MAX_ROWS, GROWING> = HashMap::new();
 
 /// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs; the agent
 /// removes what has expired.
@@ -112,6 +113,18 @@ pub static SCENES4: PerCpuArray<Scene<u32>, 1> = PerCpuArray::new();
 /// The same for IPv6.
 #[btf_map]
 pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, 1> = PerCpuArray::new();
+
+/// What this CPU knows by heart: endpoints, by veth. Nobody else reads it, as what follows.
+#[btf_map]
+pub static VETHS: PerCpuArray<Kept<1, Endpoint>, { VETHS_KEPT as usize }> = PerCpuArray::new();
+
+/// One address of either family, by veth.
+#[btf_map]
+pub static OWN_ADDRESSES: PerCpuArray<Kept<3, u64>, { VETHS_KEPT as usize * 2 }> = PerCpuArray::new();
+
+/// What the tables said of peers and ports.
+#[btf_map]
+pub static ANSWERS: PerCpuArray<Kept<4, Answer>, { ANSWERS_KEPT as usize }> = PerCpuArray::new();
 
 /// Packets by direction and reason ([`Reason::counter`]). Written by the programs.
 #[btf_map]

@@ -1,24 +1,25 @@
 //! What is known of the packet at hand.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{HalfOpen, SERVICE, Slot};
+use postern_common::conntrack::{Flow, Identity, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
 use postern_common::state::State;
 
+use crate::config;
 use crate::family::Address;
 use crate::frame::{self, Unreadable};
 use crate::maps::STATE;
 use crate::parse::Packet;
-use crate::verdict::{self, Question};
+use crate::recall;
+use crate::verdict::{self, Inquiry, Question};
 
 /// A packet, and everything that it is judged by other than policy.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Scene<A: Address> {
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nanoseconds by the kernel's ticks, see [`config::now`].
     pub now: u64,
     /// Policy generation, read before any table: a flow judged by tables of which some were newer is judged again.
     pub generation: u32,
@@ -26,12 +27,14 @@ pub struct Scene<A: Address> {
     pub ifindex: u32,
     /// What the agent says of the veth; not set before it is needed.
     pub endpoint: Endpoint,
-    /// What tells the packet's flow from others, and, once it was found, how far it got.
-    pub half_open: HalfOpen,
-    /// Hash of what tells the flow from others.
+    /// What tells the packet's flow from other half-open ones.
+    pub identity: Identity,
+    /// Hash of that.
     pub hash: u64,
-    /// Where the half-open flow was found.
-    pub slot: Slot,
+    /// How far the half-open flow got, once it was found.
+    pub flow: Flow,
+    /// Where in its row it was found.
+    pub way: u32,
     /// What the packet says.
     pub packet: Packet<A>,
     /// Address and port of the pod; not set before it is needed, as what follows.
@@ -52,6 +55,8 @@ pub struct Scene<A: Address> {
     pub crossings: u32,
     /// What policy is asked.
     pub question: Question<A>,
+    /// The same, as the tables are asked.
+    pub inquiry: Inquiry,
     /// Where the IP header begins.
     pub start: u32,
     /// One of [`readable`]'s constants.
@@ -73,8 +78,7 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     pub fn set<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
         self.generation = STATE.get(0).map_or(0, |state: &State| state.generation);
-        // SAFETY: the helper takes nothing and only reads a clock.
-        self.now = unsafe { bpf_ktime_get_coarse_ns() };
+        self.now = config::now();
         self.read::<DIRECTION>(ctx, start);
     }
 
@@ -136,7 +140,9 @@ impl<A: Address> Scene<A> {
     /// their answers do not come from here.
     #[inline(always)]
     pub fn is_for_another(&self) -> bool {
-        self.endpoint.flags & GUARDED != 0 && !self.pod.0.is_nobodys() && !self.pod.0.is_pods(self.ifindex)
+        self.endpoint.flags & GUARDED != 0
+            && !self.pod.0.is_nobodys()
+            && !recall::is_pods(self.pod.0, self.ifindex)
     }
 
     /// What policy says of this packet's flow, started in a direction.

@@ -1,7 +1,7 @@
 //! Services, on the pod's side of the choice of a backend: which packets may be on their way to one, and what is noted of
 //! them for [`crate::behind_nat`].
 
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
@@ -110,7 +110,8 @@ fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
     let Some(expires) = maps::HAIRPINS.get_ptr(&key) else { return false };
     // SAFETY: until this program ends, the memory stays an element of this map.
     let expires = unsafe { expires.read_volatile() };
-    expires > scene.now
+    // SAFETY: the helper takes nothing and only reads a clock, that of `behind_nat`.
+    expires > unsafe { bpf_ktime_get_ns() }
 }
 
 /// Words of a payload that are looked at.

@@ -47,8 +47,9 @@ fn copy<V: Copy>(found: Option<*const V>) -> Option<V> {
     found.map(|value| unsafe { value.read_volatile() })
 }
 
+/// How often the agent began or ended a change: odd while one goes on.
 #[inline(always)]
-fn changes() -> u32 {
+pub fn changes() -> u64 {
     let Some(state) = STATE.get_ptr(0) else {
         // Every array has its first element.
         return 1;

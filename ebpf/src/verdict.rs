@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
-use postern_common::peer::LOCAL_NODE;
+use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
 use postern_common::service::BEHIND_NAT;
 use postern_common::verdict::{
@@ -15,7 +15,7 @@ use crate::family::Address;
 use crate::maps::{PORT_PAGES, STATE, VERDICTS};
 use crate::scene::Scene;
 use crate::service::has_ports;
-use crate::sockets;
+use crate::{recall, sockets};
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -42,37 +42,107 @@ pub struct Question<A> {
 ///
 /// The scene says then whether the packet may end elsewhere.
 ///
-/// A function of its own, since it is asked at several places; so are its two look-ups, for their stack.
+/// A function of its own, since it is asked at several places.
 #[inline(never)]
 pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let endpoint = &scene.endpoint;
-    let direction = scene.question.direction;
-    let class = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
-    if class == NOT_ISOLATED && direction == INGRESS {
+    let Question { direction, protocol, port, resolved, .. } = scene.question;
+    let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
+    if subject == NOT_ISOLATED && direction == INGRESS {
         return Reason::NotIsolated;
     }
-    let mut key = VerdictKey { subject: class, peer: NONE };
-    if direction == EGRESS {
-        key.peer = frontend_class(scene);
-    }
-    if key.peer == NONE {
-        key.peer = peer_class(ctx, scene);
-    }
-    scene.service = direction == EGRESS && (key.peer == NODE || key.peer == BEHIND_NAT);
-    if class == NOT_ISOLATED {
+    let frontends = direction == EGRESS && !resolved && has_ports(protocol);
+    let [first, second] = scene.question.peer.widen();
+    scene.inquiry = [
+        first,
+        second,
+        u64::from(subject) << 32 | u64::from(endpoint.epoch),
+        (A::FAMILY as u64 | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
+    ];
+    let Some(answer) = recall::answer(&scene.inquiry, || look_up(scene, subject, frontends)) else {
+        // Every array has its elements.
+        return Reason::DeniedByPolicy;
+    };
+    scene.is_peer_node = answer.flags & IS_NODE != 0;
+    let is_node = scene.is_peer_node && (direction != INGRESS || sockets::sent(ctx));
+    let is_behind_nat = answer.class == BEHIND_NAT;
+    scene.service = direction == EGRESS && (is_node || is_behind_nat);
+    if subject == NOT_ISOLATED {
         return Reason::NotIsolated;
     }
-    if key.peer == NODE {
+    if is_node {
         return Reason::Node;
     }
-    if key.peer == BEHIND_NAT && class != QUARANTINE {
+    if subject == QUARANTINE {
+        return Reason::Quarantined;
+    }
+    if is_behind_nat {
         let is_judged = STATE.get(0).is_some_and(|state| state.behind_nat != 0);
         return if is_judged { Reason::Service } else { Reason::DeniedByPolicy };
     }
-    if class == QUARANTINE {
-        return Reason::Quarantined;
+    if answer.flags & IS_ALLOWED != 0 { Reason::AllowedByPolicy } else { Reason::DeniedByPolicy }
+}
+
+/// What the tables are asked, in full: the peer's address, the classes' epoch and the subject's class, port, protocol, and whether the
+/// peer may be a frontend.
+pub type Inquiry = [u64; 4];
+
+/// What they say.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Answer {
+    /// Class of the frontend, or else of the peer.
+    pub class: u32,
+    /// [`IS_NODE`], [`IS_ALLOWED`], or both.
+    pub flags: u32,
+}
+
+/// The peer is the pod's own node.
+const IS_NODE: u32 = 1;
+/// The verdict between both classes allows it.
+const IS_ALLOWED: u32 = 2;
+
+/// Asks the tables. A function of its own for each, for their stack.
+#[inline(never)]
+fn look_up<A: Address>(scene: &Scene<A>, subject: u32, frontends: bool) -> Answer {
+    let frontend = if frontends { frontend_class(scene) } else { NONE };
+    let peer = if frontend == NONE {
+        listed(scene).or_else(|| contained(scene)).unwrap_or_default()
+    } else {
+        Peer { class: frontend, flags: 0 }
+    };
+    let Question { protocol, port, .. } = scene.question;
+    let mut flags = 0;
+    if peer.flags & LOCAL_NODE != 0 {
+        flags |= IS_NODE;
     }
-    of_classes(key, scene.question.protocol, scene.question.port)
+    if of_classes(VerdictKey { subject, peer: peer.class }, protocol, port) == Reason::AllowedByPolicy {
+        flags |= IS_ALLOWED;
+    }
+    Answer { class: peer.class, flags }
+}
+
+/// In place of a frontend's class: there is none.
+const NONE: u32 = u32::MAX - 1;
+
+/// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
+#[inline(never)]
+fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
+    let Question { protocol, port, .. } = scene.question;
+    let frontend = scene.question.peer.frontend(scene.endpoint.epoch, protocol, port);
+    frontend.map_or(NONE, |frontend| frontend.class)
+}
+
+/// The peer in question, by an entry of its own.
+#[inline(never)]
+fn listed<A: Address>(scene: &Scene<A>) -> Option<Peer> {
+    scene.question.peer.listed_peer(scene.endpoint.epoch)
+}
+
+/// The peer in question, by the longest CIDR that holds it.
+#[inline(never)]
+fn contained<A: Address>(scene: &Scene<A>) -> Option<Peer> {
+    scene.question.peer.contained_peer(scene.endpoint.epoch)
 }
 
 /// What policy says of a port, between two classes.
@@ -83,32 +153,6 @@ pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
         Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
         _ => Reason::DeniedByPolicy,
     }
-}
-
-/// In place of a peer class: the pod's own node. No class has this number.
-const NODE: u32 = u32::MAX - 1;
-/// In place of a peer class: there is none.
-const NONE: u32 = u32::MAX - 2;
-
-/// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
-#[inline(never)]
-fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
-    let Question { peer, protocol, port, resolved, .. } = scene.question;
-    if resolved || !has_ports(protocol) {
-        return NONE;
-    }
-    peer.frontend(scene.endpoint.epoch, protocol, port).map_or(NONE, |frontend| frontend.class)
-}
-
-/// The class of the peer in question, or [`NODE`].
-#[inline(never)]
-fn peer_class<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> u32 {
-    let peer = scene.question.peer.peer(scene.endpoint.epoch).unwrap_or_default();
-    scene.is_peer_node = peer.flags & LOCAL_NODE != 0;
-    if scene.is_peer_node && (scene.question.direction != INGRESS || sockets::sent(ctx)) {
-        return NODE;
-    }
-    peer.class
 }
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one

@@ -4,13 +4,15 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
+use postern::datapath::object;
 use postern::datapath::tables::Writer;
 use postern_common::IPPROTO_TCP;
 use postern_common::bench::Vary;
-use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_SLOTS, SERVICE, state};
+use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_ROWS, HALF_OPEN_WAYS, Row, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
+use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
 use postern_policy::model::{NamespacedName, Object};
 use postern_policy::{Engine, Scope};
@@ -75,11 +77,13 @@ pub(super) struct Rig {
 
 impl Rig {
     /// Loads the programs, and enforces a policy set with so many established flows of each family.
-    pub(super) fn new(object: &[u8], set: Set, flows: u32) -> Result<Self> {
+    pub(super) fn new(code: &[u8], set: Set, flows: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         // As shipped: without it, the programs would hold code that logs drops.
         loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
-        let mut ebpf = loader.load(object).context("loading the object")?;
+        let tick = object::tick();
+        loader.override_global("POSTERN_TICK", &tick, true);
+        let mut ebpf = loader.load(code).context("loading the object")?;
         for program in Program::ALL {
             let name = program.name();
             let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
@@ -89,9 +93,9 @@ impl Rig {
         let mut maps = Maps::take(&mut ebpf)?;
         let vary = ebpf.take_map("VARY").context("no map VARY")?.try_into()?;
         let isolated = enforce(&mut maps, set.objects()?)?;
-        maps.pod_addresses4.insert(PodAddress4 { ifindex: IFINDEX, address: POD.to_be_bytes() }, 1, 0)?;
-        let address = ipv6(POD).octets();
-        maps.pod_addresses6.insert(PodAddress6 { ifindex: IFINDEX, address }, 1, 0)?;
+        maps.add_pod_address(IFINDEX, ipv4(POD).into())?;
+        maps.add_pod_address(IFINDEX, ipv6(POD).into())?;
+        half_open::make_room(&mut maps, IFINDEX)?;
         let mut rig = Self { ebpf, maps, vary, isolated, full: [false; 2], states: [1; 3] };
         rig.establish(flows)?;
         Ok(rig)
@@ -158,7 +162,7 @@ impl Rig {
             Packet::NotIsolated => Endpoint { ingress_class: 0, egress_class: 0, ..self.isolated },
             _ => self.isolated,
         };
-        self.maps.endpoints.insert(IFINDEX, endpoint, 0)?;
+        self.maps.set_endpoint(IFINDEX, endpoint)?;
         let table = match cell.packet {
             Packet::New(_, table, _) => table,
             Packet::NewToService => Table::Room,
@@ -168,20 +172,19 @@ impl Rig {
         let direction = usize::from(cell.direction);
         match table {
             Table::Room => {
-                for slot in self.maps.half_open.keys().collect::<Result<Vec<_>, _>>()? {
-                    self.maps.half_open.remove(&slot)?;
-                }
+                half_open::give_back(&mut self.maps, IFINDEX)?;
+                half_open::make_room(&mut self.maps, IFINDEX)?;
                 self.full = [false; 2];
             }
             Table::Full if self.full[direction] => {}
             Table::Full => {
-                let slots = u32::from(HALF_OPEN_SLOTS);
-                self.run(Program::of(cell.direction), packets, slots * 7)?;
-                let taken = self.maps.half_open.keys().filter(|slot| {
-                    slot.as_ref().is_ok_and(|slot| slot.direction == u16::from(cell.direction))
-                });
-                let taken = u32::try_from(taken.count())?;
-                ensure!(taken > slots - slots / 100, "only {taken} of {slots} half-open slots are taken");
+                let room = HALF_OPEN_ROWS as usize * HALF_OPEN_WAYS;
+                self.run(Program::of(cell.direction), packets, u32::try_from(room * 7)?)?;
+                let rows = self.maps.half_open.iter().collect::<Result<Vec<_>, _>>()?;
+                let of_direction = |row: &Row| row.flows.as_chunks::<HALF_OPEN_WAYS>().0[direction];
+                let flows = rows.iter().flat_map(|(_, row)| of_direction(row));
+                let taken = flows.filter(|flow| flow.expires != 0).count();
+                ensure!(taken > room - room / 100, "there are only {taken} of {room} half-open flows");
                 self.full[direction] = true;
             }
         }

@@ -9,11 +9,6 @@ use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
 
 use super::maps::Maps;
 
-/// `BPF_ANY`: insert or replace.
-const ANY: u64 = 0;
-/// What stands beside an address: being there is what counts.
-const PRESENT: u32 = 1;
-
 /// What the maps hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodAddresses(BTreeMap<u32, BTreeSet<IpAddr>>);
@@ -57,7 +52,7 @@ impl PodAddresses {
                 continue;
             }
             for ifindex in [ANY_VETH, ifindex] {
-                insert(maps, ifindex, *address)?;
+                maps.add_pod_address(ifindex, *address)?;
             }
             held.insert(*address);
         }
@@ -76,38 +71,14 @@ impl PodAddresses {
         for address in stale {
             let is_others = self.0.iter().any(|(other, held)| *other != ifindex && held.contains(&address));
             if !is_others {
-                remove(maps, ANY_VETH, address)?;
+                maps.remove_pod_address(ANY_VETH, address)?;
             }
-            remove(maps, ifindex, address)?;
+            maps.remove_pod_address(ifindex, address)?;
             if let Some(held) = self.0.get_mut(&ifindex) {
                 held.remove(&address);
             }
         }
         self.0.retain(|_, held| !held.is_empty());
         Ok(())
-    }
-}
-
-fn insert(maps: &mut Maps, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
-    match address {
-        IpAddr::V4(it) => {
-            maps.pod_addresses4.insert(PodAddress4 { ifindex, address: it.octets() }, PRESENT, ANY)
-        }
-        IpAddr::V6(it) => {
-            maps.pod_addresses6.insert(PodAddress6 { ifindex, address: it.octets() }, PRESENT, ANY)
-        }
-    }
-}
-
-fn remove(maps: &mut Maps, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
-    let removed = match address {
-        IpAddr::V4(it) => maps.pod_addresses4.remove(&PodAddress4 { ifindex, address: it.octets() }),
-        IpAddr::V6(it) => maps.pod_addresses6.remove(&PodAddress6 { ifindex, address: it.octets() }),
-    };
-    match removed {
-        // Gone already is as good as removed.
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(error) => Err(error),
     }
 }

@@ -13,12 +13,10 @@ use tracing::{info, warn};
 
 use super::addresses::PodAddresses;
 use super::attach::{self, AttachError, Mode, Spot};
+use super::half_open;
 use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
 use super::wanted::{Guarding, Policy, Role, Wanted};
-
-/// `BPF_ANY`: insert or replace.
-const ANY: u64 = 0;
 
 /// Where what the pod gets is judged: TC's directions are the node's.
 const TO_POD: TcAttachType = TcAttachType::Egress;
@@ -240,7 +238,9 @@ impl Endpoints {
         (ifindex, want): (u32, &Wanted),
         policy: Policy,
     ) -> Result<(), EndpointError> {
-        // The classes first: a program without an endpoint drops everything.
+        // Room and classes first: a program without an endpoint drops everything, one without room everything new.
+        half_open::make_room(maps, ifindex)
+            .map_err(|source| map_error("HALF_OPEN", &want.interface, source))?;
         write(maps, ifindex, &want.interface, policy, epoch)?;
         for (hook, direction) in HOOKS {
             let spot = Spot { ifindex, interface: &want.interface, hook };
@@ -328,13 +328,14 @@ fn write(
     epoch: u32,
 ) -> Result<(), EndpointError> {
     let failed = |source| map_error("ENDPOINTS", interface, source);
-    maps.change(failed, |maps| maps.endpoints.insert(ifindex, policy.endpoint(epoch), ANY).map_err(failed))
+    maps.set_endpoint(ifindex, policy.endpoint(epoch)).map_err(failed)
 }
 
 /// Removes what is known of a veth that carries no program any more.
 fn forget(maps: &mut Maps, ifindex: u32) {
     // What stays behind is replaced when the interface index is used again.
-    let _ = maps.change(|error| error, |maps| maps.endpoints.remove(&ifindex));
+    let _ = maps.remove_endpoint(ifindex);
+    let _ = half_open::give_back(maps, ifindex);
 }
 
 fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {

@@ -1,10 +1,11 @@
 //! Typed handles of all maps, and a check that a pinned map is what this version works with.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, HalfOpen, Slot};
+use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, Row, RowKey, Slot};
 use postern_common::endpoint::{Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 use postern_common::service::{Backend, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin};
@@ -55,7 +56,7 @@ pub const SHAPES: &[Shape] = &[
     shape::<Flow6, Flow>("FLOWS6"),
     shape::<PodAddress4, u32>("POD_ADDRESSES4"),
     shape::<PodAddress6, u32>("POD_ADDRESSES6"),
-    shape::<Slot, HalfOpen>("HALF_OPEN"),
+    shape::<RowKey, Row>("HALF_OPEN"),
     shape::<Slot, Datagram>("FRAGMENTS"),
     shape::<u32, u64>("COUNTERS"),
 ];
@@ -89,6 +90,15 @@ pub fn check_pinned(path: &Path, shape: &Shape) -> Result<(), LoadError> {
         Ok(())
     } else {
         Err(MapMismatch { path: path.to_owned(), found, expected }.into())
+    }
+}
+
+/// What came of removing an element: gone already is as good as removed.
+pub(super) fn unless_gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        removed => removed,
     }
 }
 
@@ -131,7 +141,7 @@ pub struct Maps {
     /// Addresses of pods, by veth.
     pub pod_addresses6: HashMap<MapData, PodAddress6, u32>,
     /// Flows that are not established yet.
-    pub half_open: HashMap<MapData, Slot, HalfOpen>,
+    pub half_open: HashMap<MapData, RowKey, Row>,
     /// Datagrams in fragments.
     pub fragments: HashMap<MapData, Slot, Datagram>,
     /// Packets by direction and reason.
@@ -234,6 +244,60 @@ impl Maps {
         let result = change(self);
         self.end().map_err(&failed)?;
         result
+    }
+
+    /// Says what the programs on a veth are to go by.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), MapError> {
+        self.change(|error| error, |maps| maps.endpoints.insert(ifindex, endpoint, 0))
+    }
+
+    /// Takes that away: programs on the veth drop everything.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the kernel refused the write.
+    pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), MapError> {
+        self.change(|error| error, |maps| maps.endpoints.remove(&ifindex))
+    }
+
+    /// Notes an address that a pod may send from, by veth or [`ANY_VETH`](postern_common::endpoint::ANY_VETH).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn add_pod_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
+        // Being there is what counts.
+        let present = 1;
+        self.change(
+            |error| error,
+            |maps| match address {
+                IpAddr::V4(it) => {
+                    let key = PodAddress4 { ifindex, address: it.octets() };
+                    maps.pod_addresses4.insert(key, present, 0)
+                }
+                IpAddr::V6(it) => {
+                    let key = PodAddress6 { ifindex, address: it.octets() };
+                    maps.pod_addresses6.insert(key, present, 0)
+                }
+            },
+        )
+    }
+
+    /// Takes an address away.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn remove_pod_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
+        let remove = |maps: &mut Self| match address {
+            IpAddr::V4(it) => maps.pod_addresses4.remove(&PodAddress4 { ifindex, address: it.octets() }),
+            IpAddr::V6(it) => maps.pod_addresses6.remove(&PodAddress6 { ifindex, address: it.octets() }),
+        };
+        unless_gone(self.change(|error| error, remove))
     }
 
     /// Changes the state of the whole data path.

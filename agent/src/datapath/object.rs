@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use nix::time::{ClockId, clock_getres};
 use postern_common::LAYOUT_VERSION;
 use postern_common::conntrack::Lifetimes;
 
@@ -139,6 +140,8 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     loader.override_global("POSTERN_RECHECK", &recheck, true);
     loader.override_global("POSTERN_LIFETIMES", &settings.lifetimes, true);
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
+    let tick = tick();
+    loader.override_global("POSTERN_TICK", &tick, true);
     // Without, there are no programs that would read it (see `behind_nat`).
     let layout = btf::skb_layout().unwrap_or_default();
     loader.override_global("POSTERN_SKB", &layout, true);
@@ -165,6 +168,15 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
             .map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     }
     Ok(ebpf)
+}
+
+/// Nanoseconds from one tick of the kernel to the next: the resolution of its coarse clocks (`posix_get_coarse_res` in
+/// `kernel/time/posix-timers.c`).
+#[must_use]
+pub fn tick() -> u64 {
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).ok();
+    // Every Linux says it; of the usual ones, the longest makes flows live longest.
+    resolution.and_then(|tick| u64::try_from(tick.tv_nsec()).ok()).unwrap_or(10_000_000)
 }
 
 /// A program of a loaded object.

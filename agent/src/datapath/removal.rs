@@ -102,7 +102,7 @@ fn open_endpoints(pins: &Path) {
     for (ifindex, endpoint) in endpoints {
         let open = Policy::open().endpoint(endpoint.epoch);
         // Where it fails, the same moment stays.
-        let _ = maps.change(|error| error, |maps| maps.endpoints.insert(ifindex, open, 0));
+        let _ = maps.set_endpoint(ifindex, open);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Flows: replies pass, unsolicited packets do not, and policy changes reach what is established.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use postern::datapath::object::Settings;
+use postern::datapath::object::{Settings, tick};
 use postern_common::conntrack::{Lifetimes, SECOND, state};
 use postern_common::reason::Reason;
 
@@ -172,7 +172,10 @@ fn states(rig: &Rig) -> Vec<u8> {
 fn tcp_goes_from_half_open_to_established_to_closing() {
     let mut rig = Rig::new("shop/web", WORLD);
     let (to_web, to_client) = (|flags| tcp(CLIENT, WEB, flags), |flags| tcp(WEB, CLIENT, flags));
-    let half_open = |rig: &Rig| rig.maps.half_open.keys().count();
+    let half_open = |rig: &Rig| {
+        let rows = rig.maps.half_open.iter().map(|row| row.unwrap().1);
+        rows.flat_map(|row| row.flows).filter(|flow| flow.expires != 0).count()
+    };
     rig.gets(&to_web("S"));
     rig.sends(&to_client("SA"));
     rig.sends(&to_client("SA"));
@@ -274,4 +277,26 @@ fn flows_end_when_their_time_is_up() {
             assert_eq!(rig.sends(reply), Answer(expected), "{state}");
         }
     }
+}
+
+#[test]
+fn the_clock_of_flows_goes_as_fast_as_any() {
+    let mut rig = Rig::new("shop/web", WORLD);
+    let mut begun = |port| {
+        let before = Instant::now();
+        assert_eq!(rig.gets(&udp((CLIENT.0, port), WEB)), Answer(Reason::AllowedByPolicy));
+        let after = Instant::now();
+        let rows = rig.maps.half_open.iter().map(|row| row.unwrap().1);
+        let flows = rows.flat_map(|row| row.flows.into_iter().zip(row.identities));
+        let expires = flows.filter(|(_, identity)| identity.peer_port == port).map(|(flow, _)| flow.expires);
+        (before, after, expires.max().unwrap())
+    };
+    let (before, after, first) = begun(1001);
+    std::thread::sleep(Duration::from_secs(1));
+    let (before_next, after_next, next) = begun(1002);
+    let passed = Duration::from_nanos(next - first);
+    // Of a tick, either may have seen the beginning or the end.
+    let tick = Duration::from_nanos(tick());
+    assert!(passed + tick >= before_next - after, "{passed:?} of {:?}", before_next - after);
+    assert!(passed <= after_next - before + tick, "{passed:?} of {:?}", after_next - before);
 }

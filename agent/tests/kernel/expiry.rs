@@ -1,4 +1,4 @@
-//! Half-open flows and fragments that have expired are removed; all others stay.
+//! Fragments that have expired are removed; all others stay.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,17 +6,13 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use postern::datapath::expiry::{Expiry, remove_expired};
 use postern::datapath::maps::Maps;
-use postern_common::conntrack::{Datagram, Flow, HalfOpen, SECOND, Slot};
+use postern_common::conntrack::{Datagram, SECOND, Slot};
 
 use crate::programs::Programs;
 
 const NOW: u64 = 1_000 * SECOND;
 const CARRIED: u32 = 7;
 const GONE: u32 = 8;
-
-fn half_open(expires: u64) -> HalfOpen {
-    HalfOpen { flow: Flow { expires, ..Flow::default() }, ..HalfOpen::default() }
-}
 
 fn datagram(expires: u64) -> Datagram {
     Datagram { expires, ..Datagram::default() }
@@ -26,9 +22,9 @@ fn slot(ifindex: u32, number: u16) -> Slot {
     Slot { ifindex, number, direction: number % 2 }
 }
 
-/// Slots in use: of half-open flows, and of fragments.
-fn left(maps: &Maps) -> [BTreeSet<Slot>; 2] {
-    [maps.half_open.keys().map(Result::unwrap).collect(), maps.fragments.keys().map(Result::unwrap).collect()]
+/// Slots in use.
+fn left(maps: &Maps) -> BTreeSet<Slot> {
+    maps.fragments.keys().map(Result::unwrap).collect()
 }
 
 #[test]
@@ -40,7 +36,6 @@ fn what_has_expired_or_lost_its_veth_goes_and_the_rest_stays() {
             // Every third has expired, one of these at this very moment.
             let expires = if number % 3 == 0 { NOW - u64::from(number) } else { NOW + 1 };
             let slot = slot(ifindex, number);
-            maps.half_open.insert(slot, half_open(expires), 0).unwrap();
             maps.fragments.insert(slot, datagram(expires), 0).unwrap();
             if ifindex == CARRIED && expires > NOW {
                 stay.insert(slot);
@@ -48,15 +43,11 @@ fn what_has_expired_or_lost_its_veth_goes_and_the_rest_stays() {
         }
     }
     let veths = BTreeSet::from([CARRIED]);
-    let removed = remove_expired(&mut maps.half_open, &mut maps.fragments, &veths, NOW).unwrap();
-    assert_eq!(left(&maps), [stay.clone(), stay.clone()]);
-    assert_eq!(removed, 2 * (1000 - stay.len()));
-    assert_eq!(remove_expired(&mut maps.half_open, &mut maps.fragments, &veths, NOW).unwrap(), 0);
-    assert_eq!(
-        remove_expired(&mut maps.half_open, &mut maps.fragments, &BTreeSet::new(), NOW).unwrap(),
-        2 * stay.len()
-    );
-    assert_eq!(left(&maps), [BTreeSet::new(), BTreeSet::new()]);
+    assert_eq!(remove_expired(&mut maps.fragments, &veths, NOW).unwrap(), 1000 - stay.len());
+    assert_eq!(left(&maps), stay);
+    assert_eq!(remove_expired(&mut maps.fragments, &veths, NOW).unwrap(), 0);
+    assert_eq!(remove_expired(&mut maps.fragments, &BTreeSet::new(), NOW).unwrap(), stay.len());
+    assert_eq!(left(&maps), BTreeSet::new());
 }
 
 #[test]
@@ -64,15 +55,12 @@ fn the_thread_goes_by_the_clock_of_the_programs() {
     let (_programs, mut maps) = Programs::load();
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
     let now = u64::try_from(now.tv_sec()).unwrap() * SECOND;
-    let hour = 3600 * SECOND;
-    maps.half_open.insert(slot(CARRIED, 1), half_open(now.saturating_sub(SECOND)), 0).unwrap();
-    maps.half_open.insert(slot(CARRIED, 2), half_open(now + hour), 0).unwrap();
     maps.fragments.insert(slot(CARRIED, 1), datagram(now.saturating_sub(SECOND)), 0).unwrap();
-    maps.fragments.insert(slot(CARRIED, 2), datagram(now + hour), 0).unwrap();
+    maps.fragments.insert(slot(CARRIED, 2), datagram(now + 3600 * SECOND), 0).unwrap();
     let expiry = Expiry::start(&maps).unwrap();
     let stay = BTreeSet::from([slot(CARRIED, 2)]);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while left(&maps) != [stay.clone(), stay.clone()] {
+    while left(&maps) != stay {
         assert!(Instant::now() < deadline, "left: {:?}", left(&maps));
         expiry.remove_expired(BTreeSet::from([CARRIED]));
         std::thread::sleep(Duration::from_millis(5));

@@ -20,6 +20,7 @@ mod ports;
 mod privileges;
 mod programs;
 mod reasons;
+mod recall;
 mod related;
 mod removal;
 mod replacing;

@@ -105,7 +105,7 @@ impl Node {
             epoch: self.writer.epoch(),
             ..Endpoint::default()
         };
-        self.maps.endpoints.insert(IFINDEX, endpoint, 0).unwrap();
+        self.maps.set_endpoint(IFINDEX, endpoint).unwrap();
     }
 
     /// Begins another pass.

@@ -67,6 +67,15 @@ impl PodNetns {
     }
 }
 
+/// Makes an interface with a certain index, on which frames can be shown. It leads nowhere.
+pub(crate) fn add_veth(index: u32) {
+    run(async |handle| {
+        let mut message = LinkVeth::new(&format!("veth{index}"), &format!("far{index}")).build();
+        message.header.index = index;
+        handle.link().add(message).execute().await.unwrap();
+    });
+}
+
 /// Runs requests in the calling thread's namespace.
 fn run<T>(requests: impl AsyncFnOnce(Handle) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

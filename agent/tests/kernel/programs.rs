@@ -3,13 +3,14 @@
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, PROGRAMS, Settings};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 use postern_policy::model::Direction;
 
-use crate::rig::{NEXT, SHOT};
+use crate::rig::{IFINDEX, NEXT, SHOT};
 
 /// The loaded programs.
 pub(crate) struct Programs {
@@ -29,7 +30,8 @@ impl Programs {
         // A handle of its own, beside the one that the maps take along.
         let counters = MapData::from_id(counters.info().unwrap().id()).unwrap();
         let counters = Map::from_map_data(counters).unwrap().try_into().unwrap();
-        let maps = Maps::take(&mut ebpf).unwrap();
+        let mut maps = Maps::take(&mut ebpf).unwrap();
+        half_open::make_room(&mut maps, IFINDEX).unwrap();
         (Self { ebpf, counters }, maps)
     }
 

@@ -184,8 +184,7 @@ impl Agent {
         };
         let worker = WORKERS.iter().zip(1000..).find(|((name, ..), _)| *name == &*pod.name);
         let ifindex = worker.map_or(IFINDEX, |(_, ifindex)| ifindex);
-        let write = |maps: &mut Maps| maps.endpoints.insert(ifindex, endpoint, 0);
-        self.maps.change(|error| error, write).unwrap();
+        self.maps.set_endpoint(ifindex, endpoint).unwrap();
     }
 }
 

@@ -4,8 +4,6 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use aya::maps::MapError;
-use postern::datapath::maps::Maps;
 use postern_common::endpoint::Endpoint;
 use postern_common::reason::Reason;
 use postern_policy::model::{Direction, Protocol};
@@ -25,7 +23,7 @@ const OPEN: u32 = 1_000;
 fn an_endpoint_is_never_taken_for_another() {
     let (programs, mut maps) = Programs::load();
     let isolated = Endpoint { ingress_class: 1, egress_class: 1, ..Endpoint::default() };
-    write(&mut maps, |maps| maps.endpoints.insert(IFINDEX, isolated, 0));
+    maps.set_endpoint(IFINDEX, isolated).unwrap();
     let stop = AtomicBool::new(false);
     let before = programs.counted();
     thread::scope(|scope| {
@@ -37,17 +35,13 @@ fn an_endpoint_is_never_taken_for_another() {
             }
         });
         for _ in 0..ROUNDS {
-            write(&mut maps, |maps| maps.endpoints.insert(IFINDEX, isolated, 0));
-            write(&mut maps, |maps| maps.endpoints.insert(OPEN, Endpoint::default(), 0));
-            write(&mut maps, |maps| maps.endpoints.remove(&OPEN));
+            maps.set_endpoint(IFINDEX, isolated).unwrap();
+            maps.set_endpoint(OPEN, Endpoint::default()).unwrap();
+            maps.remove_endpoint(OPEN).unwrap();
         }
         stop.store(true, Relaxed);
     });
     let counted = programs.counted().since(&before, Direction::Ingress);
     let [(Reason::DeniedByPolicy, packets)] = counted[..] else { panic!("{counted:?}") };
     assert!(packets > 100_000, "hardly a frame was shown: {packets}");
-}
-
-fn write(maps: &mut Maps, change: impl FnOnce(&mut Maps) -> Result<(), MapError>) {
-    maps.change(|error| error, change).unwrap();
 }

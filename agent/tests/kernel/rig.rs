@@ -5,13 +5,14 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions};
+use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
 use postern_common::conntrack::{Flow4, Flow6, wide};
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6};
+use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, Crossing};
 use postern_policy::model::{NamespacedName, Object, ObjectRef};
@@ -62,6 +63,7 @@ impl Rig {
         let (namespace, name) = pod.split_once('/').unwrap();
         let pod = NamespacedName::new(namespace, name);
         let (ifindex, endpoint) = (IFINDEX, Endpoint::default());
+        half_open::make_room(&mut maps, ifindex).unwrap();
         let mut rig = Self { ebpf, maps, writer, engine, pod, ifindex, endpoint };
         rig.apply(yaml);
         rig
@@ -149,6 +151,7 @@ impl Rig {
     pub(crate) fn on_veth(&mut self, ifindex: u32, netns: Option<u32>) {
         self.ifindex = ifindex;
         self.endpoint.netns = netns.map_or(0, |id| id + 1);
+        half_open::make_room(&mut self.maps, ifindex).unwrap();
         self.settle();
     }
 
@@ -156,16 +159,7 @@ impl Rig {
     pub(crate) fn guard(&mut self) {
         let pod = self.engine.local_pod(&self.pod).expect("the rig's pod is on node-a");
         for address in pod.pod.addresses.clone() {
-            match address {
-                IpAddr::V4(address) => {
-                    let key = PodAddress4 { ifindex: self.ifindex, address: address.octets() };
-                    self.maps.pod_addresses4.insert(key, 1, 0).unwrap();
-                }
-                IpAddr::V6(address) => {
-                    let key = PodAddress6 { ifindex: self.ifindex, address: address.octets() };
-                    self.maps.pod_addresses6.insert(key, 1, 0).unwrap();
-                }
-            }
+            self.maps.add_pod_address(self.ifindex, address).unwrap();
         }
         self.endpoint.flags = GUARDED;
         self.settle();
@@ -173,12 +167,12 @@ impl Rig {
 
     /// Overrides what the endpoint map says of the pod's veth.
     pub(crate) fn set_endpoint(&mut self, endpoint: Endpoint) {
-        self.maps.endpoints.insert(self.ifindex, endpoint, 0).unwrap();
+        self.maps.set_endpoint(self.ifindex, endpoint).unwrap();
     }
 
     /// Takes the endpoint away.
     pub(crate) fn remove_endpoint(&mut self) {
-        self.maps.endpoints.remove(&self.ifindex).unwrap();
+        self.maps.remove_endpoint(self.ifindex).unwrap();
     }
 
     /// The pod sends a frame.

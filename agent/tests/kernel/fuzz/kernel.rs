@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use aya::maps::{MapData, MapError};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
-use postern_common::conntrack::{IPV6, wide};
-use postern_common::endpoint::{Endpoint, GUARDED, PodAddress4, PodAddress6, QUARANTINE};
+use postern_common::conntrack::{Flow, HALF_OPEN_WAYS, IPV6, Identity, Row, wide};
+use postern_common::endpoint::{Endpoint, GUARDED, QUARANTINE};
 use postern_common::reason::Reason;
 use postern_policy::model::{Direction, NamespacedName};
 use postern_policy::{Engine, Scope};
@@ -49,10 +50,9 @@ impl Kernel {
             writer.execute(&mut maps, action).unwrap();
         }
         for ifindex in veths.iter().copied() {
-            let address = PodAddress4 { ifindex, address: POD4.octets() };
-            maps.pod_addresses4.insert(address, 1, 0).unwrap();
-            let address = PodAddress6 { ifindex, address: POD6.octets() };
-            maps.pod_addresses6.insert(address, 1, 0).unwrap();
+            half_open::make_room(&mut maps, ifindex).unwrap();
+            maps.add_pod_address(ifindex, POD4.into()).unwrap();
+            maps.add_pod_address(ifindex, POD6.into()).unwrap();
         }
         let class = |name: &'static str| {
             let pod = engine.local_pod(&NamespacedName::new("shop", name)).expect("a pod of this node");
@@ -74,7 +74,7 @@ impl Kernel {
     /// What the endpoint map says of a veth.
     pub(super) fn flip(&mut self, ifindex: u32, veth: Veth) {
         let Some((ingress_class, egress_class)) = self.classes.get(&veth.policy).copied() else {
-            match self.maps.endpoints.remove(&ifindex) {
+            match self.maps.remove_endpoint(ifindex) {
                 Ok(()) | Err(MapError::KeyNotFound) => return,
                 Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => {
                     return;
@@ -85,7 +85,7 @@ impl Kernel {
         let flags = if veth.guarded { GUARDED } else { 0 };
         let endpoint =
             Endpoint { ingress_class, egress_class, epoch: self.epoch, flags, ..Endpoint::default() };
-        self.maps.endpoints.insert(ifindex, endpoint, 0).unwrap();
+        self.maps.set_endpoint(ifindex, endpoint).unwrap();
     }
 
     /// The policy generation goes up.
@@ -128,24 +128,35 @@ impl Kernel {
         totals
     }
 
-    /// Whether a flow that this direction started is in a slot of its veth.
+    /// Whether a flow that this direction started is in a row of its veth.
     pub(super) fn remembers(&self, ifindex: u32, flow: &Key, initiator: Direction) -> bool {
         let family = if flow.pod.is_ipv6() { IPV6 } else { 0 };
         let protocol = u32::from(flow.protocol) + family;
         let (pod, peer) = (words(flow.pod), words(flow.peer));
-        self.maps.half_open.iter().map(Result::unwrap).any(|(slot, entry)| {
-            slot.ifindex == ifindex
-                && slot.direction == u16::try_from(index(initiator)).unwrap()
-                && (entry.pod, entry.peer, entry.protocol) == (pod, peer, protocol)
-                && (entry.pod_port, entry.peer_port) == (flow.pod_port, flow.peer_port)
-        })
+        let (pod_port, peer_port) = (flow.pod_port, flow.peer_port);
+        let identity = Identity { pod, peer, pod_port, peer_port, protocol };
+        let of_direction = |row: &Row| {
+            row.flows
+                .into_iter()
+                .zip(row.identities)
+                .skip(index(initiator) * HALF_OPEN_WAYS)
+                .take(HALF_OPEN_WAYS)
+        };
+        let rows = self.maps.half_open.iter().map(Result::unwrap).filter(|(key, _)| key.ifindex == ifindex);
+        rows.map(|(_, row)| row)
+            .any(|row| of_direction(&row).any(|(flow, other)| flow.expires != 0 && other == identity))
     }
 
     /// Forgets all flows and datagrams of all veths.
     pub(super) fn forget(&mut self) {
         empty(&mut self.maps.flows4);
         empty(&mut self.maps.flows6);
-        empty(&mut self.maps.half_open);
+        let rows = self.maps.half_open.iter().map(Result::unwrap);
+        let taken: Vec<_> = rows.filter(|(_, row)| row.flows != <[Flow; 8]>::default()).collect();
+        for (key, row) in taken {
+            let empty = Row { ifindex: row.ifindex, ..Row::default() };
+            self.maps.half_open.insert(key, empty, 0).unwrap();
+        }
         empty(&mut self.maps.fragments);
     }
 }

@@ -1,0 +1,125 @@
+//! What this CPU has looked up already: copies from the agent's tables, which hold until the agent changes any of them.
+//!
+//! A packet that nothing is known of takes half a dozen look-ups, some of them walks through a trie. The next one from the same
+//! peer to the same port gets the same answers, so they are kept: in arrays, where finding them takes no call, and stamped with
+//! the agent's count of changes ([`crate::steady`]). Whatever the agent writes moves that count, so that what is kept is
+//! exact or not there. Two that want the same place take turns.
+//!
+//! For TC programs alone: on one CPU they do not interrupt each other, as programs in netfilter's hooks may.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use postern_common::endpoint::Endpoint;
+
+use crate::family::Address;
+use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
+use crate::scene::Scene;
+use crate::verdict::{Answer, Inquiry};
+use crate::{slot, steady};
+
+/// Veths whose endpoints, and addresses of either family, are kept on each CPU.
+pub const VETHS_KEPT: u32 = 1 << 8;
+
+/// Answers of policy that are kept on each CPU.
+pub const ANSWERS_KEPT: u32 = 1 << 10;
+
+/// A key, and what was found under it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Kept<const WORDS: usize, V> {
+    /// One more than the count of changes, which was even: never zero, which is what stands in memory that nobody has written yet.
+    stamp: u64,
+    key: [u64; WORDS],
+    value: V,
+}
+
+/// What stands under a key, by heart or else by looking it up.
+#[inline(always)]
+fn recall<const WORDS: usize, V: Copy>(
+    place: Option<*mut Kept<WORDS, V>>,
+    key: &[u64; WORDS],
+    look_up: impl FnOnce() -> Option<V>,
+) -> Option<V> {
+    // Every array has its elements.
+    let place = place?;
+    let changes = steady::changes();
+    // SAFETY: an element of a per-CPU array, and nobody else uses it meanwhile (see the module head).
+    unsafe {
+        if is_under(place, changes + 1, key) {
+            return Some(read_volatile(&raw const (*place).value));
+        }
+    }
+    let value = look_up()?;
+    if changes.is_multiple_of(2) && steady::changes() == changes {
+        // SAFETY: the same. Word by word: a copy of the whole would take a third of the stack that there is.
+        unsafe {
+            write_volatile(&raw mut (*place).stamp, changes + 1);
+            let mut word = 0;
+            while word < WORDS {
+                write_volatile(&raw mut (*place).key[word], key[word]);
+                word += 1;
+            }
+            write_volatile(&raw mut (*place).value, value);
+        }
+    }
+    Some(value)
+}
+
+/// Whether something is kept under a stamp and key.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn is_under<const WORDS: usize, V>(
+    place: *const Kept<WORDS, V>,
+    stamp: u64,
+    key: &[u64; WORDS],
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        // One branch in all, where each would double what the verifier has to follow.
+        let mut difference = read_volatile(&raw const (*place).stamp) ^ stamp;
+        let mut word = 0;
+        while word < WORDS {
+            difference |= read_volatile(&raw const (*place).key[word]) ^ key[word];
+            word += 1;
+        }
+        difference == 0
+    }
+}
+
+/// What the agent says of the scene's veth: from now on, the scene says it too. Whether there is anything.
+#[inline(never)]
+pub fn take_endpoint<A: Address>(scene: &mut Scene<A>) -> bool {
+    let endpoint = endpoint(scene.ifindex);
+    if let Some(endpoint) = endpoint {
+        scene.endpoint = endpoint;
+    }
+    endpoint.is_some()
+}
+
+/// What the agent says of a veth.
+#[inline(always)]
+pub fn endpoint(ifindex: u32) -> Option<Endpoint> {
+    let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
+    recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(&ifindex)))
+}
+
+/// Whether an address is one of a pod's own.
+#[inline(never)]
+pub fn is_pods<A: Address>(address: A, ifindex: u32) -> bool {
+    let family = u32::from(A::FAMILY != 0);
+    let place = OWN_ADDRESSES.get_ptr_mut(ifindex % VETHS_KEPT * 2 + family);
+    let [first, second] = address.widen();
+    let key = [first, second, u64::from(ifindex) << 32 | u64::from(family)];
+    recall(place, &key, || address.is_pods(ifindex).then_some(1)).is_some()
+}
+
+/// What the tables answer, by heart or else by asking them.
+#[inline(always)]
+pub fn answer(inquiry: &Inquiry, look_up: impl FnOnce() -> Answer) -> Option<Answer> {
+    let [peer, rest_of_peer, classes, port] = inquiry;
+    let hash = slot::mix(slot::mix(classes ^ port, u64::from_be(*rest_of_peer)), u64::from_be(*peer));
+    recall(ANSWERS.get_ptr_mut(hash as u32 % ANSWERS_KEPT), inquiry, || Some(look_up()))
+}
