@@ -139,7 +139,6 @@ map_types! {
 
 /// A lock that the kernel finds in map values by its type's name (`struct bpf_spin_lock`, `include/uapi/linux/bpf.h`). Only programs
 /// take it.
-#[allow(non_camel_case_types, reason = "the kernel looks for this name")]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct bpf_spin_lock {

@@ -307,11 +307,14 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
 /// Any other packet that is not of an established flow of this generation (7, 9, 10).
 #[inline(never)]
 fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let Packet { transport, protocol, .. } = scene.packet;
+    let transport = scene.packet.transport;
+    if !transport.flow {
+        return scene.judge(ctx, DIRECTION);
+    }
     half_open::identify(scene);
-    let (true, Some(row)) = (transport.flow, half_open::row(scene)) else {
+    let Some(row) = half_open::row(scene) else {
         let reason = scene.judge(ctx, DIRECTION);
-        return if transport.flow && !reason.drops() { Reason::FlowTableFull } else { reason };
+        return if reason.drops() { reason } else { Reason::FlowTableFull };
     };
     let mut known = known_flow::<DIRECTION, A>(ctx, scene, row, true);
     if known == Known::Allowed {

@@ -28,7 +28,7 @@ spec:
 "#;
 
 /// Nobody may reach anything but DNS.
-const SILENT: &str = r#"
+const SILENT: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: shop, name: silent}
@@ -36,7 +36,7 @@ spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Egress]
   egress: [{ports: [{port: 53, protocol: UDP}]}]
-"#;
+";
 
 const POD: &str = "10.0.0.1";
 
