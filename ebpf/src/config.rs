@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Lifetimes, state};
+use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes, state};
 use postern_common::service::SkbLayout;
 
 /// 1: a flow that was allowed under an earlier policy generation is judged again (`--established=recheck`);
@@ -17,6 +17,10 @@ static POSTERN_RECHECK: Global<u8> = Global::new(1);
 /// How long flows live without packets (`--timeout`).
 #[unsafe(no_mangle)]
 static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
+
+/// Rows of half-open flows that each veth has; a power of two.
+#[unsafe(no_mangle)]
+static POSTERN_ROWS: Global<u32> = Global::new(HALF_OPEN_ROWS);
 
 /// Nanoseconds from one tick of the kernel to the next (`TICK_NSEC`, `include/linux/jiffies.h`).
 #[unsafe(no_mangle)]
@@ -47,6 +51,12 @@ pub fn skb() -> SkbLayout {
 pub fn now() -> u64 {
     // SAFETY: the helper takes nothing and only reads a counter.
     unsafe { bpf_jiffies64() }.wrapping_mul(POSTERN_TICK.load())
+}
+
+/// Rows of half-open flows that each veth has.
+#[inline(always)]
+pub fn rows() -> u32 {
+    POSTERN_ROWS.load()
 }
 
 /// Whether flows of earlier policy generations are judged again.

@@ -10,7 +10,7 @@ use core::ptr::{NonNull, read_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, Identity, Row, RowKey, STREAM, state};
+use postern_common::conntrack::{Flow, HALF_OPEN_WAYS, Identity, Row, RowKey, STREAM, state};
 
 use crate::config;
 use crate::family::Address;
@@ -37,7 +37,7 @@ pub fn identify<A: Address>(scene: &mut Scene<A>) {
 /// The row of the scene's flow. None: the veth carries no programs any more.
 #[inline(always)]
 pub fn row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
-    let number = scene.hash as u32 & (HALF_OPEN_ROWS - 1);
+    let number = scene.hash as u32 & (config::rows() - 1);
     HALF_OPEN.get_ptr_mut(RowKey { ifindex: scene.ifindex, number }).and_then(NonNull::new)
 }
 

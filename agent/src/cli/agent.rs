@@ -176,6 +176,7 @@ impl Agent {
                 debug: self.debug_programs,
                 lifetimes: timeout::lifetimes(&self.timeouts),
                 services: self.services,
+                ..Settings::default()
             },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

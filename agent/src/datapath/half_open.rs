@@ -15,8 +15,17 @@ const NEW: u64 = 1;
 ///
 /// The kernel has no memory, or the map is full.
 pub fn make_room(maps: &mut Maps, ifindex: u32) -> Result<(), MapError> {
+    make_rows(maps, ifindex, HALF_OPEN_ROWS)
+}
+
+/// The same for programs that were loaded to use another number of rows.
+///
+/// # Errors
+///
+/// As [`make_room`].
+pub fn make_rows(maps: &mut Maps, ifindex: u32, rows: u32) -> Result<(), MapError> {
     let empty = Row { ifindex, ..Row::default() };
-    for number in 0..HALF_OPEN_ROWS {
+    for number in 0..rows {
         match maps.half_open.insert(RowKey { ifindex, number }, empty, NEW) {
             Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => {}
             result => result?,

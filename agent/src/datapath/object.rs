@@ -7,7 +7,7 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::time::{ClockId, clock_getres};
 use postern_common::LAYOUT_VERSION;
-use postern_common::conntrack::Lifetimes;
+use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes};
 
 use super::btf;
 use super::maps::{self, MapMismatch};
@@ -58,6 +58,8 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// Where packets to Services are judged.
     pub services: Services,
+    /// Rows for half-open flows that each veth has, see [`super::half_open`]; a power of two. Agents have [`HALF_OPEN_ROWS`].
+    pub rows: u32,
 }
 
 impl Settings {
@@ -71,7 +73,13 @@ impl Settings {
     ];
 
     const fn new(established: Established, debug: bool) -> Self {
-        Self { established, debug, lifetimes: Lifetimes::DEFAULT, services: Services::Auto }
+        Self {
+            established,
+            debug,
+            lifetimes: Lifetimes::DEFAULT,
+            services: Services::Auto,
+            rows: HALF_OPEN_ROWS,
+        }
     }
 }
 
@@ -142,6 +150,7 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     let tick = tick();
     loader.override_global("POSTERN_TICK", &tick, true);
+    loader.override_global("POSTERN_ROWS", &settings.rows, true);
     // Without, there are no programs that would read it (see `behind_nat`).
     let layout = btf::skb_layout().unwrap_or_default();
     loader.override_global("POSTERN_SKB", &layout, true);

@@ -21,6 +21,9 @@ use super::sequence::{Shown, Veth};
 use super::world::{self, NODE4, NODE6, POD4, POD6, Policy};
 use crate::rig::{NEXT, SHOT};
 
+/// Rows of half-open flows that each veth has: enough for a sequence, and few to read for those of all veths.
+const ROWS: u32 = 4;
+
 /// Loaded programs, with maps that hold the world.
 pub(super) struct Kernel {
     ebpf: Ebpf,
@@ -37,7 +40,7 @@ pub(super) struct Totals([[u64; Reason::ALL.len()]; 2]);
 
 impl Kernel {
     pub(super) fn load(established: Established, veths: &[u32]) -> Self {
-        let settings = Settings { established, ..Settings::default() };
+        let settings = Settings { established, rows: ROWS, ..Settings::default() };
         let mut ebpf = object::load(None, settings).expect("programs load; these tests need root");
         let mut maps = Maps::take(&mut ebpf).unwrap();
         let (mut writer, first) = Writer::begin(&mut maps).unwrap();
@@ -50,7 +53,7 @@ impl Kernel {
             writer.execute(&mut maps, action).unwrap();
         }
         for ifindex in veths.iter().copied() {
-            half_open::make_room(&mut maps, ifindex).unwrap();
+            half_open::make_rows(&mut maps, ifindex, ROWS).unwrap();
             maps.add_pod_address(ifindex, POD4.into()).unwrap();
             maps.add_pod_address(ifindex, POD6.into()).unwrap();
         }
