@@ -13,7 +13,8 @@
 //! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
-//! | [`expiry`] | removes half-open flows and fragments that have expired |
+//! | [`half_open`] | room for half-open flows |
+//! | [`expiry`] | removes fragments that have expired |
 //! | [`counters`] | reads what packets were counted under |
 //! | [`removal`] | takes everything off a node |
 //! | `program_log` | what the programs say, for development |
@@ -199,6 +200,10 @@ impl Datapath {
     /// where that leaves the maps.
     pub fn execute(&mut self, plan: Plan) -> Result<(), ExecuteError> {
         self.finish()?;
+        if plan.is_empty() {
+            // What CPUs keep of the tables holds as long as nobody announces a change.
+            return Ok(());
+        }
         // Once for all of it.
         self.maps.begin()?;
         let result = self.execute_begun(plan);

@@ -8,6 +8,8 @@
 //! either direction: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more
 //! packet, a flow moves to the table of established flows of its family, where the least recently used go first.
 
+use crate::endpoint::MAX_ENDPOINTS;
+
 map_types! {
     /// Key of map `FLOWS4`.
     pub struct Flow4 [20] {
@@ -92,15 +94,15 @@ map_types! {
 
     /// Value of map `HALF_OPEN`: half-open flows of one veth that compete for the same room, [`HALF_OPEN_WAYS`] of each direction. The
     /// first are those that begin with what the pod gets (see [`crate::direction`]).
-    pub struct Row [456] {
+    pub struct Row [904] {
         /// Held while flows and their identities are written, or read together.
         pub lock: bpf_spin_lock = 0,
         /// The key's interface index: a row that was removed while it was being looked at may be another veth's by now.
         pub ifindex: u32 = 4,
         /// How far they got. Expired: there is none.
-        pub flows: [Flow; 8] = 8,
+        pub flows: [Flow; 16] = 8,
         /// Whose they are.
-        pub identities: [Identity; 8] = 136,
+        pub identities: [Identity; 16] = 264,
     }
 
     /// Value of map `FRAGMENTS`: the first fragment of this datagram was allowed (RFC 791 3.2, RFC 8200 4.5).
@@ -146,7 +148,7 @@ pub struct bpf_spin_lock {
     pub val: u32,
 }
 
-const _: () = assert!(HALF_OPEN_WAYS * 2 == 8, "Row has eight flows");
+const _: () = assert!(HALF_OPEN_WAYS * 2 == 16, "Row has sixteen flows");
 
 impl Lifetimes {
     /// What applies unless told otherwise.
@@ -194,15 +196,16 @@ pub const STREAM: u8 = 7;
 /// Most established flows remembered, per family: beyond it the least recently used go.
 pub const MAX_FLOWS: usize = 1 << 17;
 
-/// Rows of half-open flows of one veth; a power of two. Together they take a quarter of a megabyte, which the agent sets aside while the
-/// veth carries programs: getting memory packet by packet costs more than all else that a new flow takes.
-pub const HALF_OPEN_ROWS: u32 = 1 << 9;
+/// Rows of half-open flows of one veth; a power of two. Each takes a kilobyte with what the kernel adds, together a quarter of a megabyte,
+/// which the agent sets aside while the veth carries programs: getting memory packet by packet costs more than all else that a
+/// new flow takes.
+pub const HALF_OPEN_ROWS: u32 = 1 << 8;
 
-/// Half-open flows of one direction in a row.
-pub const HALF_OPEN_WAYS: usize = 4;
+/// Half-open flows of one direction in a row; a power of two.
+pub const HALF_OPEN_WAYS: usize = 8;
 
-/// Most rows of all veths together: those of 1,024 veths.
-pub const MAX_ROWS: usize = 1 << 19;
+/// Most rows of all veths together. No veth is without policy for that: those beyond drop what is new.
+pub const MAX_ROWS: usize = MAX_ENDPOINTS * HALF_OPEN_ROWS as usize;
 
 /// Slots for datagrams in fragments of one veth and direction; a power of two.
 pub const FRAGMENT_SLOTS: u16 = 1 << 10;

@@ -54,7 +54,7 @@ reasons! {
     SourceRouted = 22, "source-routed",
     /// The pod sends from, or answers for, an address that is not its own.
     Spoofed = 23, "spoofed",
-    /// A new flow that policy allows could not be noted: its table is full, or the kernel has no memory.
+    /// A new flow that policy allows could not be noted: its veth has no room for any.
     FlowTableFull = 24, "flow-table-full",
     /// A packet behind the choice of a backend that is not what was noted of it on its way there.
     Untraceable = 25, "untraceable",

@@ -50,8 +50,9 @@ pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
     while way < HALF_OPEN_WAYS {
         let at = place(initiator, way);
         // SAFETY: until this program ends, the memory stays a row.
-        let (expires, is_ours) = unsafe { (expires(row, at), is_flow(&scene.identity, row, at)) };
-        if expires > scene.now && is_ours {
+        let expires = unsafe { expires(row, at) };
+        // SAFETY: the same.
+        if expires > scene.now && unsafe { is_flow(&scene.identity, row, at) } {
             scene.way = way as u32;
             return true;
         }
@@ -97,7 +98,8 @@ pub fn update<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
-        if is_in(scene, row) && is_flow(&scene.identity, row, at) {
+        // One that another CPU has forgotten meanwhile stays forgotten.
+        if is_in(scene, row) && is_flow(&scene.identity, row, at) && expires(row, at) != 0 {
             (&raw mut (*row).flows[at]).write_volatile(flow);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());

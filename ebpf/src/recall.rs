@@ -53,13 +53,14 @@ fn recall<const WORDS: usize, V: Copy>(
     if changes.is_multiple_of(2) && steady::changes() == changes {
         // SAFETY: the same. Word by word: a copy of the whole would take a third of the stack that there is.
         unsafe {
-            write_volatile(&raw mut (*place).stamp, changes + 1);
+            write_volatile(&raw mut (*place).stamp, 0);
             let mut word = 0;
             while word < WORDS {
                 write_volatile(&raw mut (*place).key[word], key[word]);
                 word += 1;
             }
             write_volatile(&raw mut (*place).value, value);
+            write_volatile(&raw mut (*place).stamp, changes + 1);
         }
     }
     Some(value)

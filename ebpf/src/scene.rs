@@ -33,7 +33,7 @@ pub struct Scene<A: Address> {
     pub hash: u64,
     /// How far the half-open flow got, once it was found.
     pub flow: Flow,
-    /// Where in its row it was found.
+    /// Where in its row it was found, or else may take its place.
     pub way: u32,
     /// What the packet says.
     pub packet: Packet<A>,

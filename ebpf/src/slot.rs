@@ -1,4 +1,4 @@
-//! Slots: how a pod's half-open flows and datagrams in fragments find their place, so that it never takes another pod's.
+//! How a pod's half-open flows and datagrams in fragments find their place, so that they never take another pod's.
 
 use postern_common::conntrack::Slot;
 

@@ -16,7 +16,7 @@ pub(super) const FLOW_PORT: u16 = 8080;
 pub(super) const FIRST_CLIENT_PORT: u16 = 1_024;
 /// Peers of the established flows.
 const FLOW_PEERS: Addresses = Addresses { first: 0x6440_0001, stride: 1, count: 1_000 };
-/// New flows, before the first comes again: many more than half-open slots.
+/// New flows, before the first comes again: many more than there is room for.
 const NEW_FLOWS: u32 = 60_000;
 
 /// How full the table of half-open flows is.
@@ -24,7 +24,7 @@ const NEW_FLOWS: u32 = 60_000;
 pub(super) enum Table {
     /// It holds all new flows of a run.
     Room,
-    /// Each new flow takes an older one's slot.
+    /// Each new flow takes the place of an older one.
     Full,
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Rig {
     vary: Array<MapData, Vary>,
     /// What the pod's veth has while it is isolated.
     isolated: Endpoint,
-    /// Whether every half-open slot is taken, by direction.
+    /// Whether all room for half-open flows is taken, by direction.
     full: [bool; 2],
     /// Where varying goes on, by mode: no run repeats the packets of the one before.
     states: [u64; 3],

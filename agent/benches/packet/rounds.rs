@@ -38,7 +38,7 @@ struct Extent {
 
 impl Extent {
     const FULL: Self =
-        Self { rounds: 0, packets: 20_000, room: 3_000, warm_up: 500, flows: &[1, 1_000, 100_000] };
+        Self { rounds: 0, packets: 20_000, room: 800, warm_up: 500, flows: &[1, 1_000, 100_000] };
     const QUICK: Self = Self { rounds: 2, packets: 1_000, room: 500, warm_up: 100, flows: &[1, 1_000] };
 }
 

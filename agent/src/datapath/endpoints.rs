@@ -13,10 +13,10 @@ use tracing::{info, warn};
 
 use super::addresses::PodAddresses;
 use super::attach::{self, AttachError, Mode, Spot};
-use super::half_open;
 use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
 use super::wanted::{Guarding, Policy, Role, Wanted};
+use super::{grace, half_open};
 
 /// Where what the pod gets is judged: TC's directions are the node's.
 const TO_POD: TcAttachType = TcAttachType::Egress;
@@ -238,15 +238,15 @@ impl Endpoints {
         (ifindex, want): (u32, &Wanted),
         policy: Policy,
     ) -> Result<(), EndpointError> {
-        // Room and classes first: a program without an endpoint drops everything, one without room everything new.
-        half_open::make_room(maps, ifindex)
-            .map_err(|source| map_error("HALF_OPEN", &want.interface, source))?;
+        // Classes and room first: a program without an endpoint drops everything, one without room everything new. It enforces all
+        // the same.
         write(maps, ifindex, &want.interface, policy, epoch)?;
+        let room = half_open::make_room(maps, ifindex);
         for (hook, direction) in HOOKS {
             let spot = Spot { ifindex, interface: &want.interface, hook };
             attach::attach(program(ebpf, PROGRAMS[usize::from(direction)])?, self.mode, &self.links, spot)?;
         }
-        Ok(())
+        room.map_err(|source| map_error("HALF_OPEN", &want.interface, source))
     }
 
     /// Puts the guard in the place of whatever judges what the pod sends, then takes off what judges what it gets.
@@ -263,7 +263,7 @@ impl Endpoints {
         for mode in [Mode::Tcx, Mode::Clsact] {
             attach::detach(mode, &self.links, spot(TO_POD))?;
         }
-        forget(maps, ifindex);
+        forget(maps, self.mode, ifindex);
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Endpoints {
                 attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
             }
         }
-        forget(maps, ifindex);
+        forget(maps, self.mode, ifindex);
         // A guard without addresses would drop everything, so they go last.
         let failed = |source| map_error("POD_ADDRESSES", &interface, source);
         self.addresses.retain(maps, ifindex, &BTreeSet::new()).map_err(failed)?;
@@ -331,11 +331,15 @@ fn write(
     maps.set_endpoint(ifindex, policy.endpoint(epoch)).map_err(failed)
 }
 
-/// Removes what is known of a veth that carries no program any more.
-fn forget(maps: &mut Maps, ifindex: u32) {
-    // What stays behind is replaced when the interface index is used again.
-    let _ = maps.remove_endpoint(ifindex);
+/// Removes what is known of a veth that carries no program any more: the endpoint last, by which the next agent finds the rest.
+fn forget(maps: &mut Maps, mode: Mode, ifindex: u32) {
+    if mode == Mode::Clsact {
+        // Its filters go, but nobody waits for packets that they are judging, as detaching from TCX does. Those may be writing there.
+        grace::wait();
+    }
+    // What stays behind is in nobody's way: an interface index never comes back while the node runs.
     let _ = half_open::give_back(maps, ifindex);
+    let _ = maps.remove_endpoint(ifindex);
 }
 
 fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {

@@ -34,7 +34,7 @@ pub fn make_rows(maps: &mut Maps, ifindex: u32, rows: u32) -> Result<(), MapErro
     Ok(())
 }
 
-/// Gives a veth's rows back, with all half-open flows in them.
+/// Gives a veth's rows back, with all half-open flows in them; nothing may be judged by programs of this veth any more.
 ///
 /// # Errors
 ///

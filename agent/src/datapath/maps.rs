@@ -202,8 +202,9 @@ impl Maps {
         })
     }
 
-    /// Announces that elements of endpoints, peers, or frontends are about to be replaced or removed, until [`Self::end`]: programs
-    /// look twice as long as that lasts (see `ebpf/src/steady.rs`).
+    /// Announces that elements of endpoints, pod addresses, peers, frontends, or verdicts in use are about to be written or removed,
+    /// until [`Self::end`]: programs look twice as long as that lasts, and forget what they kept (see `ebpf/src/steady.rs` and
+    /// `recall.rs` beside it).
     ///
     /// # Errors
     ///

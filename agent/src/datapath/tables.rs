@@ -129,7 +129,9 @@ impl Writer {
     pub fn execute(&mut self, maps: &mut Maps, action: &Action) -> Result<(), WriteError> {
         match action {
             Action::InstallVerdict { subject, peer, ports } => self.install(maps, *subject, *peer, ports),
-            Action::RemoveVerdict { subject, peer } => self.remove(maps, *subject, *peer),
+            Action::RemoveVerdict { subject, peer } => {
+                maps.change(failed("STATE"), |maps| self.remove(maps, *subject, *peer))
+            }
             Action::SetPeer { prefix, entry } => {
                 maps.change(failed("STATE"), |maps| self.set_peer(maps, *prefix, *entry))
             }

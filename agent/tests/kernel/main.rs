@@ -26,6 +26,7 @@ mod removal;
 mod replacing;
 mod reuse;
 mod rig;
+mod room;
 mod services;
 mod spoofing;
 mod traffic;

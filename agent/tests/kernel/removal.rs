@@ -34,7 +34,7 @@ impl Drop for Pins {
 }
 
 /// Runs a test as a node of its own, with two pods.
-fn on_node(test: impl FnOnce(&[PodNetns]) + Send) {
+pub(crate) fn on_node(test: impl FnOnce(&[PodNetns]) + Send) {
     let node = || {
         enter_node();
         let pods = [1, 2].map(|number| {
@@ -67,7 +67,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Programs, by whichever way, on the hooks of these pods' veths.
-fn programs(pods: &[PodNetns]) -> usize {
+pub(crate) fn programs(pods: &[PodNetns]) -> usize {
     let tcx: usize = pods
         .iter()
         .flat_map(|pod| {

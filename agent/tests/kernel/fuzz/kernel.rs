@@ -155,7 +155,8 @@ impl Kernel {
         empty(&mut self.maps.flows4);
         empty(&mut self.maps.flows6);
         let rows = self.maps.half_open.iter().map(Result::unwrap);
-        let taken: Vec<_> = rows.filter(|(_, row)| row.flows != <[Flow; 8]>::default()).collect();
+        let taken: Vec<_> =
+            rows.filter(|(_, row)| row.flows != <[Flow; 2 * HALF_OPEN_WAYS]>::default()).collect();
         for (key, row) in taken {
             let empty = Row { ifindex: row.ifindex, ..Row::default() };
             self.maps.half_open.insert(key, empty, 0).unwrap();

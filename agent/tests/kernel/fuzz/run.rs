@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use postern::datapath::object::Established;
+use postern_common::conntrack::HALF_OPEN_WAYS;
 use postern_common::reason::Reason;
 use postern_policy::model::Direction;
 
@@ -16,8 +17,8 @@ use super::{generator, netns};
 
 /// Different disagreements after which a run is over: what comes then is mostly more of the same.
 const ENOUGH: usize = 12;
-/// As many half-open flows of a direction as can be in each other's way.
-const CROWD: usize = 3;
+/// As many half-open flows of a direction as can be in each other's way: one more than a row has room for.
+const CROWD: usize = HALF_OPEN_WAYS + 1;
 
 /// A run that is under way.
 pub(super) struct Run {
@@ -39,7 +40,7 @@ pub(super) struct Seen {
     pub(super) totals: Totals,
     /// Frames for which the model accepts either of two answers, and those that got the less probable one.
     unsure: (u64, u64),
-    /// Disagreements that a taken half-open slot explains.
+    /// Disagreements that a row without room explains.
     taken: u64,
     /// Disagreements by what was answered and what should have been.
     pub(super) findings: BTreeMap<(Direction, Reason, Reason), String>,
@@ -181,7 +182,7 @@ impl Run {
             self.compare(which, candidate).filter(|other| other.key() == found.key()).map(|other| other.steps)
         };
         let small = shrink(sequence, fails);
-        if self.lost_a_slot(which, &small) {
+        if self.lost_its_place(which, &small) {
             self.seen.taken += 1;
             return;
         }
@@ -191,8 +192,8 @@ impl Run {
     }
 
     /// Whether the programs lost a half-open flow at any step before the last frame of a sequence, when there were enough
-    /// of them to take both of its slots.
-    fn lost_a_slot(&mut self, which: usize, sequence: &Sequence) -> bool {
+    /// of them to fill its row.
+    fn lost_its_place(&mut self, which: usize, sequence: &Sequence) -> bool {
         (1..sequence.steps.len()).any(|length| {
             let mut before = sequence.clone();
             before.steps.truncate(length);

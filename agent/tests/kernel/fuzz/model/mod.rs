@@ -9,7 +9,7 @@
 //!   model is sure of the last one that was noted in a direction, and accepts either answer for those before it.
 //! - An error about ports of a denied established flow and an allowed half-open one is to be decided by the established one;
 //!   the programs do not always do so, and either answer is accepted until they do.
-//! - Two half-open flows may be in the way of a third one. The caller sees from [`Model::half_open`] whether the programs
+//! - Half-open flows that fill a row are in the way of the next one. The caller sees from [`Model::half_open`] whether the programs
 //!   remember all that the model does.
 
 mod datagrams;
