@@ -8,8 +8,6 @@
 //! either direction: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more
 //! packet, a flow moves to the table of established flows of its family, where the least recently used go first.
 
-use crate::endpoint::MAX_ENDPOINTS;
-
 map_types! {
     /// Key of map `FLOWS4`.
     pub struct Flow4 [20] {
@@ -204,8 +202,8 @@ pub const HALF_OPEN_ROWS: u32 = 1 << 8;
 /// Half-open flows of one direction in a row; a power of two.
 pub const HALF_OPEN_WAYS: usize = 8;
 
-/// Most rows of all veths together. No veth is without policy for that: those beyond drop what is new.
-pub const MAX_ROWS: usize = MAX_ENDPOINTS * HALF_OPEN_ROWS as usize;
+/// Most rows of all veths together: those of 1,024 veths. Others are not without policy for that, but drop what is new.
+pub const MAX_ROWS: usize = 1024 * HALF_OPEN_ROWS as usize;
 
 /// Slots for datagrams in fragments of one veth and direction; a power of two.
 pub const FRAGMENT_SLOTS: u16 = 1 << 10;
