@@ -34,7 +34,7 @@ pub fn identify<A: Address>(scene: &mut Scene<A>) {
     scene.hash = scene.pod.0.mix(scene.peer.0.mix(hash));
 }
 
-/// The row of the scene's flow. None: the veth carries no programs any more.
+/// The row of the scene's flow. None: its veth has no room, or carries no programs any more.
 #[inline(always)]
 pub fn row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
     let number = scene.hash as u32 & (config::rows() - 1);
