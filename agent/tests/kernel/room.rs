@@ -35,7 +35,8 @@ fn where_the_map_is_full_programs_are_attached_and_it_is_said() {
         }
         // The other one gives its room back.
         let (ifindex, _) = wanted.first_key_value().unwrap();
-        let rest = BTreeMap::from_iter(wanted.clone().into_iter().filter(|(it, _)| it != ifindex));
+        let rest: BTreeMap<u32, Wanted> =
+            wanted.clone().into_iter().filter(|(it, _)| it != ifindex).collect();
         let errors = datapath.reconcile(&rest, false);
         let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert!(errors.len() <= 1, "{errors:?}");
