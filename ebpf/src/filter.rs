@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Row, SERVICE, state};
+use postern_common::conntrack::{Flow, Row, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
@@ -15,9 +15,9 @@ use crate::family::Address;
 use crate::fragment::Relation;
 use crate::frame::Unreadable;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
+use crate::pick_up::{PickedUp, pick_up};
 use crate::scene::{Scene, ifindex, readable};
 use crate::service::{self, has_ports};
-use crate::sockets::{self, Connection};
 use crate::verdict::{self, Question};
 use crate::{conntrack, fragment, guard, half_open, recall};
 
@@ -364,44 +364,4 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return reason;
     }
     if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
-}
-
-/// What became of a connection that is older than the programs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PickedUp {
-    /// There is none that the pod's sockets know of.
-    Unknown,
-    /// Policy allows it: from now on it is established.
-    Allowed,
-    /// Policy does not.
-    Denied,
-}
-
-/// Takes up a TCP connection in the middle, if the pod really has it. Who started it is told by whether the pod
-/// listens; where it does not (any more), either direction will do.
-#[inline(never)]
-fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> PickedUp {
-    let connection = sockets::connection(ctx, scene);
-    if connection == Connection::Unknown || scene.is_for_another() {
-        return PickedUp::Unknown;
-    }
-    let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };
-    let mut drops = scene.judge(ctx, initiator).drops();
-    if drops && connection == Connection::FromPod {
-        initiator = INGRESS;
-        drops = scene.judge(ctx, initiator).drops();
-    }
-    if drops {
-        return PickedUp::Denied;
-    }
-    let Packet { transport, protocol, .. } = scene.packet;
-    scene.service &= initiator == EGRESS;
-    let flags = scene.flow_flags();
-    let flow = &mut scene.flow;
-    *flow =
-        Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
-    conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
-    // Where there is no room, the next packet asks again.
-    let _ = A::remember(&scene.key, flow);
-    PickedUp::Allowed
 }

@@ -23,6 +23,7 @@ pub mod guard;
 pub mod half_open;
 pub mod maps;
 pub mod parse;
+pub mod pick_up;
 pub mod recall;
 pub mod scene;
 pub mod service;
