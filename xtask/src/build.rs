@@ -90,18 +90,29 @@ fn binaries(packages: &[&str], release: bool) -> Result<Built> {
 
 /// Runs `cargo build` with these arguments.
 pub(crate) fn run(command: &mut Command) -> Result<Built> {
-    command.arg("--message-format=json-render-diagnostics");
-    let output = command.stderr(Stdio::inherit()).output().context("run cargo build")?;
-    ensure!(output.status.success(), "cargo build failed ({})", output.status);
-    let mut built = Built::default();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
-        read_message(&message, &mut built);
-    }
-    Ok(built)
+    Ok(Built::read(&messages(command)?))
 }
 
-/// Cargo says one JSON document per thing built.
+/// Runs a command of cargo's that builds. Cargo says one JSON document per thing built.
+pub(crate) fn messages(command: &mut Command) -> Result<Vec<Value>> {
+    command.arg("--message-format=json-render-diagnostics");
+    let output = command.stderr(Stdio::inherit()).output().context("run cargo")?;
+    ensure!(output.status.success(), "building failed ({})", output.status);
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Ok(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+impl Built {
+    /// Reads cargo's messages.
+    pub(crate) fn read(messages: &[Value]) -> Self {
+        let mut built = Self::default();
+        for message in messages.iter().filter(|message| message["profile"]["test"] != true) {
+            read_message(message, &mut built);
+        }
+        built
+    }
+}
+
 fn read_message(message: &Value, built: &mut Built) {
     let name = message["target"]["name"].as_str();
     if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {

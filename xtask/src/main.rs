@@ -210,7 +210,7 @@ fn run(command: Command) -> Result<()> {
             cluster::become_it(&arguments)
         }
         Command::Test { cluster: true, filter, .. } => {
-            cluster::build()?;
+            setup::cluster()?;
             test::cluster(filter.as_deref())
         }
         Command::Test { long, filter, .. } => test::run(long, filter.as_deref()),

@@ -1,11 +1,23 @@
 //! `cargo xtask test`: formatting, lints, and every test of every crate in one go.
+//!
+//! Lints and tests of the lab and of the cluster name the same packages to cargo, so that all is compiled once: cargo compiles
+//! what they share anew for other sets of packages, which ask for other features.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::build::cargo;
+use crate::build::{self, Built, cargo};
+
+/// All packages but the programs, which build for another target.
+const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "postern-ebpf"];
+
+/// The package whose tests need a real Kubernetes.
+const CLUSTER: &str = "postern-cluster";
 
 /// Test counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,24 +26,48 @@ struct Counts {
     failed: u64,
 }
 
+/// What was done, how long it took, and what came of it.
+struct Part {
+    name: String,
+    took: Duration,
+    counts: Counts,
+    failed: bool,
+}
+
+/// A test binary.
+struct Suite {
+    package: String,
+    /// Where cargo runs it.
+    directory: PathBuf,
+    /// Its name as one of its package's targets.
+    name: String,
+    executable: PathBuf,
+}
+
 /// Runs everything, reports at the end what failed.
 pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("kernel and lab tests need root; run: sudo env \"PATH=$PATH\" cargo xtask test");
     }
-    let mut failures = Vec::new();
+    let mut parts = Vec::new();
     if filter.is_none() {
-        check(cargo().args(["fmt", "--all", "--check"]), "cargo fmt", &mut failures)?;
-        let lints = ["clippy", "--all-targets", "--", "-D", "warnings"];
-        check(cargo().args(lints), "cargo clippy", &mut failures)?;
+        parts.push(check(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")?);
+        parts.push(lint()?);
     }
-    // This builds the binaries too, those that the lab's tests run: each has integration tests of its own.
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]);
-    if long {
-        command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
+    let (suites, _) = build_tests(&mut parts)?;
+    for suite in suites.iter().filter(|suite| suite.package != CLUSTER) {
+        let mut command = suite.command(filter);
+        if long {
+            command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
+        }
+        parts.push(test(command, suite.title())?);
     }
-    finish(command, filter, failures)
+    if filter.is_none() {
+        let mut command = cargo();
+        command.args(["test", "--doc"]).args(PACKAGES);
+        parts.push(test(command, "examples in the documentation".to_owned())?);
+    }
+    finish(&parts)
 }
 
 /// Runs the tests that need a real Kubernetes: they are in a package that the others leave alone.
@@ -39,52 +75,112 @@ pub(crate) fn cluster(filter: Option<&str>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a cluster needs root; run: sudo env \"PATH=$PATH\" cargo xtask test --cluster");
     }
-    let mut failures = Vec::new();
+    let mut parts = Vec::new();
     if filter.is_none() {
-        let lints = ["clippy", "--package", "postern-cluster", "--all-targets", "--", "-D", "warnings"];
-        check(cargo().args(lints), "cargo clippy", &mut failures)?;
+        parts.push(lint()?);
     }
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast", "--package", "postern-cluster"]);
-    // Each is a cluster: more at once only wait for each other.
-    command.env("RUST_TEST_THREADS", "2");
-    finish(command, filter, failures)
+    let (suites, built) = build_tests(&mut parts)?;
+    let builder = built.binaries.get(CLUSTER).context("cargo built nothing that builds Kubernetes")?;
+    parts.push(check(Command::new(builder).arg("build"), "building Kubernetes")?);
+    for suite in suites.iter().filter(|suite| suite.package == CLUSTER) {
+        let mut command = suite.command(filter);
+        // Each is a cluster: more at once only wait for each other.
+        command.env("RUST_TEST_THREADS", "2");
+        parts.push(test(command, suite.title())?);
+    }
+    finish(&parts)
 }
 
-fn finish(mut command: Command, filter: Option<&str>, mut failures: Vec<&'static str>) -> Result<()> {
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
+fn lint() -> Result<Part> {
+    let mut command = cargo();
+    command.arg("clippy").args(PACKAGES).args(["--all-targets", "--", "-D", "warnings"]);
+    check(&mut command, "cargo clippy")
+}
+
+/// Says what took how long and what failed.
+fn finish(parts: &[Part]) -> Result<()> {
+    let mut total = Counts::default();
+    println!();
+    for Part { name, took, counts, failed } in parts {
+        let Counts { passed, failed: failures } = counts;
+        let tests = if passed + failures == 0 {
+            String::new()
+        } else {
+            format!("{passed} passed, {failures} failed")
+        };
+        let mark = if *failed { "FAILED" } else { "" };
+        println!("{:>6.1} s  {name:<40} {tests:<24} {mark}", took.as_secs_f64());
+        total.passed += passed;
+        total.failed += failures;
     }
-    let counts = test(command, &mut failures)?;
-    println!("{} passed, {} failed", counts.passed, counts.failed);
-    if counts.passed + counts.failed == 0 {
+    println!("{} passed, {} failed", total.passed, total.failed);
+    let mut failures: Vec<&str> = parts.iter().filter(|it| it.failed).map(|it| it.name.as_str()).collect();
+    if total.passed + total.failed == 0 {
         failures.push("no test ran");
     }
     if failures.is_empty() { Ok(()) } else { bail!("failed: {}", failures.join(", ")) }
 }
 
-fn check(command: &mut Command, name: &'static str, failures: &mut Vec<&'static str>) -> Result<()> {
+fn check(command: &mut Command, name: &str) -> Result<Part> {
     println!("xtask: {name}");
-    if !command.status().with_context(|| format!("run {name}"))?.success() {
-        failures.push(name);
-    }
-    Ok(())
+    let start = Instant::now();
+    let failed = !command.status().with_context(|| format!("run {name}"))?.success();
+    Ok(Part { name: name.to_owned(), took: start.elapsed(), counts: Counts::default(), failed })
 }
 
-fn test(mut command: Command, failures: &mut Vec<&'static str>) -> Result<Counts> {
-    println!("xtask: cargo test");
-    let mut child = command.stdout(Stdio::piped()).spawn().context("run cargo test")?;
-    let output = child.stdout.take().context("cargo test has no output")?;
+/// Builds every test binary, and the binaries that they run.
+fn build_tests(parts: &mut Vec<Part>) -> Result<(Vec<Suite>, Built)> {
+    println!("xtask: building the tests");
+    let start = Instant::now();
+    let messages = build::messages(cargo().args(["test", "--no-run"]).args(PACKAGES))?;
+    let name = "building the tests".to_owned();
+    parts.push(Part { name, took: start.elapsed(), counts: Counts::default(), failed: false });
+    Ok((messages.iter().filter_map(Suite::read).collect(), Built::read(&messages)))
+}
+
+impl Suite {
+    /// Reads one of cargo's messages: those about test binaries say so in their profile.
+    fn read(message: &Value) -> Option<Self> {
+        if message["profile"]["test"] != true {
+            return None;
+        }
+        let directory = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
+        // path+file:///.../agent#postern@0.1.0, or path+file:///.../xtask#0.1.0 where the folder has the package's name.
+        let (path, name) = message["package_id"].as_str()?.rsplit_once('#')?;
+        let package = name.split_once('@').map_or_else(|| path.rsplit('/').next(), |(name, _)| Some(name))?;
+        Some(Self {
+            package: package.to_owned(),
+            directory,
+            name: message["target"]["name"].as_str()?.to_owned(),
+            executable: message["executable"].as_str()?.into(),
+        })
+    }
+
+    fn title(&self) -> String {
+        format!("{} {}", self.package, self.name)
+    }
+
+    /// Runs it as cargo does.
+    fn command(&self, filter: Option<&str>) -> Command {
+        let mut command = Command::new(&self.executable);
+        command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory).args(filter);
+        command
+    }
+}
+
+fn test(mut command: Command, name: String) -> Result<Part> {
+    println!("xtask: {name}");
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {name}"))?;
+    let output = child.stdout.take().context("a test has no output")?;
     let mut counts = Counts::default();
     for line in BufReader::new(output).lines() {
-        let line = line.context("read the output of cargo test")?;
+        let line = line.context("read the output of a test")?;
         println!("{line}");
         counts.add(&line);
     }
-    if !child.wait().context("wait for cargo test")?.success() {
-        failures.push("cargo test");
-    }
-    Ok(counts)
+    let failed = !child.wait().with_context(|| format!("wait for {name}"))?.success();
+    Ok(Part { name, took: start.elapsed(), counts, failed })
 }
 
 impl Counts {
