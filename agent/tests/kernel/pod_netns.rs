@@ -1,6 +1,7 @@
 //! A pod's network namespace behind a veth, for what frames alone do not show: other interfaces, and real sockets.
 //!
-//! The calling thread moves into a namespace of its own, the node's. All of it goes away with the thread.
+//! The calling thread moves into namespaces of its own, the node's. All that is in them goes away with the thread, even where
+//! the test is killed.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::thread;
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::address::AddressHeaderFlags;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use postern::links::{Scanner, Veth};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
@@ -20,8 +22,21 @@ pub(crate) struct PodNetns {
     pub(crate) veth: Veth,
 }
 
-/// Moves the calling thread to a namespace of its own, in which there is nothing but a loopback device.
+/// Where a node has its BPF file system.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+
+/// Moves the calling thread to a network namespace of its own, in which there is nothing but a loopback device, and to a mount
+/// namespace of its own, with an empty BPF file system: whether the machine has one mounted makes no difference.
 pub(crate) fn enter_node() {
+    enter_netns();
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .expect("mounts that others do not see");
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).expect("a BPF file system");
+}
+
+fn enter_netns() {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; these tests need root");
 }
 
@@ -30,7 +45,7 @@ impl PodNetns {
     pub(crate) fn create(name: &str, pod: &[IpAddr], node: &[IpAddr]) -> Self {
         let file = thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                enter_node();
+                enter_netns();
                 File::open("/proc/thread-self/ns/net").unwrap()
             });
             thread.join().unwrap()

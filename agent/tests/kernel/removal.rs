@@ -16,20 +16,14 @@ use postern::datapath::object::{self, PROGRAMS, Settings};
 use postern::datapath::removal::{self, RemovalError, Removed};
 use postern::datapath::wanted::Wanted;
 
-use crate::pod_netns::{PodNetns, enter_node};
+use crate::pod_netns::{BPFFS, PodNetns, enter_node};
 
-/// A folder on the BPF file system, removed with what is left in it.
+/// A folder for pins on the BPF file system of the calling thread's node, which takes what is left in it along.
 pub(crate) struct Pins(pub(crate) PathBuf);
 
 impl Pins {
     pub(crate) fn new(name: &str) -> Self {
-        Self(PathBuf::from(format!("/sys/fs/bpf/postern-test-{}-{name}", std::process::id())))
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        Self(Path::new(BPFFS).join(name))
     }
 }
 
