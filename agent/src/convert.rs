@@ -3,6 +3,7 @@
 //! Nothing invalid ever widens a policy: an invalid peer or port becomes one that matches nothing and is reported,
 //! and where the subject of a policy itself cannot be read, see [`salvage`].
 
+mod address;
 mod network_policy;
 pub mod object;
 mod pod;

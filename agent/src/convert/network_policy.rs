@@ -1,10 +1,10 @@
 //! `networking.k8s.io/v1` `NetworkPolicy`.
 
-use ipnet::IpNet;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use postern_policy::model::{NamespaceScope, NetworkPolicy, Peer, Port, PortMatch, Rule, Selector};
 
+use super::address::network;
 use super::pod::{named, port_number, protocol};
 use super::selector::selector;
 use super::{Problem, salvage};
@@ -24,15 +24,17 @@ pub fn network_policy(object: &networking::NetworkPolicy) -> Result<(NetworkPoli
     let types = spec.policy_types.as_deref().unwrap_or_default();
     for (index, name) in types.iter().enumerate() {
         if !salvage::DIRECTIONS.contains(&name.as_str()) {
-            let message = format!("{name:?} is neither Ingress nor Egress");
+            let message = format!("{name:?} is neither Ingress nor Egress: both count");
             problems.push(Problem::new(format!("spec.policyTypes[{index}]"), message));
         }
     }
     let egress_rules = spec.egress.as_deref().unwrap_or_default();
     let named = |name: &str| types.iter().any(|it| it == name);
     // NetworkPolicySpec.policyTypes: unset means Ingress, and Egress where there is an egress rule.
-    let ingress = named("Ingress") || !named("Egress");
-    let egress = named("Egress") || (types.is_empty() && !egress_rules.is_empty());
+    // What is neither was meant to be one of the two.
+    let misspelt = !problems.is_empty();
+    let ingress = misspelt || named("Ingress") || !named("Egress");
+    let egress = misspelt || named("Egress") || (types.is_empty() && !egress_rules.is_empty());
 
     let ingress = ingress.then(|| {
         let rules = spec.ingress.iter().flatten().enumerate();
@@ -114,14 +116,6 @@ fn ip_block(field: &str, block: &networking::IPBlock) -> Result<Peer, Problem> {
     except.sort();
     except.dedup();
     Ok(Peer::Block { cidr, except })
-}
-
-fn network(field: &str, text: &str) -> Result<IpNet, Problem> {
-    let network: IpNet = text
-        .parse()
-        .map_err(|_| Problem::new(field, format!("{text:?} is not a CIDR such as 10.0.0.0/8")))?;
-    // Host bits do not count: 10.1.2.3/8 is 10.0.0.0/8.
-    Ok(network.trunc())
 }
 
 fn ports(

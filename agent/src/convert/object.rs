@@ -53,6 +53,12 @@ impl Kind {
         }
     }
 
+    /// The group that it belongs to, of which Knative, Calico and others have their own.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+
     /// The kind of a named object.
     #[must_use]
     pub const fn of(reference: &ObjectRef) -> Self {
@@ -89,7 +95,8 @@ pub enum Parsed {
     Broken {
         /// The object, as far as it can be told.
         object: Option<ObjectRef>,
-        /// What isolates the pods that a broken policy selects, as far as that can be told.
+        /// What isolates the pods that a broken policy selects, as far as that can be told. It has an empty name where
+        /// the policy has none.
         isolation: Option<NetworkPolicy>,
         /// Field and cause.
         message: String,
@@ -190,8 +197,8 @@ pub fn parse_json(kind: Kind, json: &str) -> Parsed {
 #[must_use]
 pub fn broken(kind: Option<Kind>, value: &Value, message: String) -> Parsed {
     let name = value.pointer("/metadata/name").and_then(Value::as_str);
-    let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-    let object = name.zip(kind).map(|(name, kind)| kind.reference(namespace, name));
+    let reference = |(name, kind): (&str, Kind)| Some(kind.reference(salvage::namespace(value)?, name));
+    let object = name.zip(kind).and_then(reference);
     let isolation = if kind == Some(Kind::NetworkPolicy) { salvage::isolation(value) } else { None };
     Parsed::Broken { object, isolation, message }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use postern_policy::model::{ContainerPort, Labels, Namespace, NamespacedName, Node, Pod, Protocol};
 
-use super::Problem;
 use super::slim::{self, Metadata};
+use super::{Problem, address};
 
 /// The label that every namespace carries (set by the API server).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -80,7 +80,7 @@ pub fn bare_namespace(name: Arc<str>) -> Namespace {
 pub fn node(object: &slim::Node) -> Result<Node, Problem> {
     let name = object.metadata.name.as_deref().ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let addresses = addresses.filter_map(|address| address.address.parse().ok()).collect();
+    let addresses = addresses.filter_map(|address| address::address(&address.address)).collect();
     Ok(Node { name: name.into(), addresses })
 }
 
@@ -142,8 +142,8 @@ fn addresses(object: &slim::Pod) -> Result<Vec<IpAddr>, Problem> {
     let single = status.pod_ip.as_deref().map(|address| ("status.podIP".to_owned(), address));
     let mut addresses = Vec::new();
     for (field, address) in listed.chain(single) {
-        let address: IpAddr =
-            address.parse().map_err(|_| Problem::new(field, format!("{address:?} is not an IP address")))?;
+        let address = address::address(address)
+            .ok_or_else(|| Problem::new(field, format!("{address:?} is not an IP address")))?;
         if !addresses.contains(&address) {
             addresses.push(address);
         }

@@ -10,7 +10,7 @@ use postern_policy::model::{
 };
 
 use super::pod::{id, port_number, protocol};
-use super::{Problem, slim};
+use super::{Problem, address, slim};
 
 /// The label that says whose backends an endpoint slice lists.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -42,7 +42,7 @@ pub fn service(object: &slim::Service) -> Result<Service, Problem> {
         .map(|text| ("spec.clusterIPs", text))
         .chain(spec.external_ips.iter().flatten().map(|text| ("spec.externalIPs", text)))
     {
-        if text.parse::<IpAddr>().is_err() {
+        if address::address(text).is_none() {
             return Err(Problem::new(field, format!("{text:?} is not an IP address")));
         }
     }
@@ -155,7 +155,7 @@ pub fn endpoint_slice(object: &slim::EndpointSlice) -> Result<EndpointSlice, Pro
 /// Those of the texts that are addresses, each once.
 fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
-    for address in texts.filter_map(|text| text.parse().ok()) {
+    for address in texts.filter_map(|text| address::address(text)) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
