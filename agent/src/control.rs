@@ -53,6 +53,12 @@ pub struct Status {
     /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an
     /// address has its veth guarded.
     pub ready: bool,
+    /// A folder of manifests holds what nobody can read (`errors` says what): that keeps the agent from being ready.
+    #[serde(default)]
+    pub unread: bool,
+    /// Everything that could be read is enforced.
+    #[serde(default)]
+    pub settled: bool,
     /// Milliseconds from noticing the last change of the cluster to the last write that enforced it.
     pub enforced_in_ms: f64,
     /// Isolated pods of this node whose veth has not been found yet.

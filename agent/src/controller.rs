@@ -164,6 +164,8 @@ struct Controller {
     picture: Picture,
     /// What was wrong with what was read.
     invalid: Vec<String>,
+    /// Among it is what nobody can read at all.
+    unread: bool,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
     retry: Instant,
@@ -201,6 +203,7 @@ impl Controller {
             digest: String::new(),
             picture: Picture::None,
             invalid: Vec::new(),
+            unread: false,
             failures: Vec::new(),
             retry: Instant::now(),
             broken_off: false,
@@ -225,7 +228,8 @@ impl Controller {
 
     /// Takes in what is new.
     fn take(&mut self, news: News) -> Effect {
-        let News { noticed, changes, invalid, complete } = news;
+        let News { noticed, changes, invalid, complete, unread } = news;
+        self.unread = unread;
         let picture = match (self.picture, complete) {
             (Picture::Complete, _) | (_, true) => Picture::Complete,
             _ => Picture::Partial,
@@ -346,6 +350,7 @@ impl Controller {
         });
         let counted =
             self.datapath.counted().inspect_err(|error| warn!(%error, "reading the counters failed"));
+        let settled = self.picture != Picture::None && self.failures.is_empty() && self.pending.is_empty();
         let status = Status {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -355,7 +360,9 @@ impl Controller {
             services: if self.datapath.judges_behind_nat() { "behind-nat" } else { "together" }.to_owned(),
             synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
-            ready: self.picture == Picture::Complete && self.failures.is_empty() && self.pending.is_empty(),
+            ready: settled && self.picture == Picture::Complete && !self.unread,
+            unread: self.unread,
+            settled,
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,
             pending: self.pending.clone(),
             antispoof: self.antispoof,

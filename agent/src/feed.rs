@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use postern_policy::model::{Object, ObjectRef};
+use tracing::info;
 
 use crate::kube::{self, KindStatus};
 use crate::manifests::{self, Reading};
@@ -28,6 +29,9 @@ pub struct News {
     pub invalid: Vec<String>,
     /// The objects known are all there are: what an earlier agent enforced on behalf of others may go.
     pub complete: bool,
+    /// There are documents of a folder that nobody can read. They keep the agent from being ready for as long as they
+    /// are there, whatever stands in for them.
+    pub unread: bool,
 }
 
 /// A source of cluster state.
@@ -109,13 +113,13 @@ impl Folder {
 
     fn read(&mut self, noticed: Instant) -> News {
         // A file written while we read makes an event of its own: then the digest is read again, too.
+        let unwatched = self.watch.cover();
         self.digest = manifests::digest(self.source.folder()).unwrap_or_default();
-        let Reading { changes, errors, incomplete } = self.source.read();
-        News {
-            noticed,
-            changes,
-            invalid: errors.iter().map(ToString::to_string).collect(),
-            complete: !incomplete,
+        let Reading { changes, errors, incomplete, notes } = self.source.read();
+        for note in notes {
+            info!("{note}");
         }
+        let invalid = errors.iter().map(ToString::to_string).chain(unwatched).collect();
+        News { noticed, changes, invalid, complete: !incomplete, unread: incomplete }
     }
 }

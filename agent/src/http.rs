@@ -68,7 +68,8 @@ async fn livez(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 /// The first picture of the cluster is complete, and every isolated pod of this node is enforced. An API server that
-/// went away since then does not count: what was known last is enforced.
+/// went away since then does not count: what was known last is enforced. A document of a folder that nobody can read
+/// does, whatever stands in for it.
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     match shared.status().await {
         Some(status) if status.ready => (StatusCode::OK, "ok\n".to_owned()),

@@ -6,9 +6,15 @@
 mod digest;
 mod document;
 mod error;
+mod file;
+mod fragment;
+mod kind;
 pub mod lab;
+mod listing;
+mod reading;
 mod source;
 mod watch;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +24,7 @@ use std::path::Path;
 use postern_policy::model::Object;
 
 pub use self::digest::digest;
-pub use self::error::ManifestError;
+pub use self::error::{ManifestError, Place};
 pub use self::source::{Reading, Source};
 pub use self::watch::{Watch, watch};
 
@@ -29,9 +35,11 @@ pub struct Loaded {
     pub objects: Vec<Object>,
     /// `lab.yaml`, where there is one.
     pub lab: Option<lab::LabFile>,
+    /// What was passed over.
+    pub notes: Vec<String>,
 }
 
-/// Reads a folder: every `*.yaml`, `*.yml` and `*.json` in it, not below it, hidden files left out.
+/// Reads a folder: every `*.yaml`, `*.yml` and `*.json` in it and below it, hidden files and folders left out.
 ///
 /// # Errors
 ///
@@ -39,32 +47,11 @@ pub struct Loaded {
 /// be meant, and names used twice.
 pub fn load(folder: &Path) -> Result<Loaded, Vec<ManifestError>> {
     let mut source = Source::new(folder);
-    let errors = source.read().errors;
+    let Reading { errors, notes, .. } = source.read();
     let lab = lab::load(folder);
     match (errors.is_empty(), lab) {
-        (true, Ok(lab)) => Ok(Loaded { objects: source.into_objects(), lab }),
+        (true, Ok(lab)) => Ok(Loaded { objects: source.into_objects(), lab, notes }),
         (_, Ok(_)) => Err(errors),
         (_, Err(error)) => Err(errors.into_iter().chain([error]).collect()),
     }
-}
-
-/// Whether a file of this name is read.
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let kind = path.extension().and_then(|extension| extension.to_str());
-    !hidden && matches!(kind, Some("yaml" | "yml" | "json"))
-}
-
-/// The manifests of a folder, sorted by name.
-fn files(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        // A broken link or a folder of that name is not ours; a link to a file is (ConfigMap volumes are made of them).
-        if is_manifest(&path) && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

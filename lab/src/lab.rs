@@ -135,7 +135,7 @@ impl Lab {
     /// # Errors
     /// It does not parse, or something fails.
     pub async fn apply_directory(&mut self, directory: &Path) -> Result<Applied, Error> {
-        self.apply(&working_copy::read(directory)?).await
+        self.apply(&working_copy::read_tree(directory)?).await
     }
 
     /// Makes these the manifests: takes away pods that vanished, brings up new ones, lets the agents know, waits until

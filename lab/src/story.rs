@@ -66,7 +66,7 @@ pub fn base(story: &Path) -> PathBuf {
 /// A file is missing or does not parse.
 pub fn read(directory: &Path) -> Result<Vec<Step>, Error> {
     let expectations = working_copy::read(&directory.join("expected"))?;
-    let mut files = working_copy::read(&base(directory))?;
+    let mut files = working_copy::read_tree(&base(directory))?;
     let title = expectations.get("1.txt").and_then(|content| first_comment(content)).unwrap_or_default();
     let expected = expectation(directory, &expectations, 1)?;
     let mut steps = vec![Step { title, file: None, files: files.clone(), expected }];
@@ -86,7 +86,7 @@ fn additions(directory: &Path) -> Result<Vec<(String, Files)>, Error> {
     let mut steps: Vec<(String, Files)> =
         files.map(|(name, content)| (name.clone(), Files::from([(name, content)]))).collect();
     for name in working_copy::folders(directory)?.into_iter().filter(|name| number(name).is_some()) {
-        let files = working_copy::read(&directory.join(&name))?;
+        let files = working_copy::read_tree(&directory.join(&name))?;
         steps.push((name, files));
     }
     steps.sort_by(|(a, _), (b, _)| (number(a), a).cmp(&(number(b), b)));

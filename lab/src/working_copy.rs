@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::prober::monotonic_ns;
 
-/// Contents of a directory of manifests, by file name.
+/// Contents of a directory of manifests, by file name, or by path where they come from subfolders.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// A file could not be read or written.
@@ -40,6 +40,19 @@ pub fn read(directory: &Path) -> Result<Files, Error> {
         if path.is_file() && !name.starts_with('.') {
             files.insert(name.to_owned(), fs::read(&path).map_err(failed(&path))?);
         }
+    }
+    Ok(files)
+}
+
+/// Reads all files of a directory and of the folders below it, as agents do (neither hidden files nor hidden folders).
+///
+/// # Errors
+/// The directory, a folder or a file cannot be read.
+pub fn read_tree(directory: &Path) -> Result<Files, Error> {
+    let mut files = read(directory)?;
+    for folder in folders(directory)? {
+        let below = read_tree(&directory.join(&folder))?;
+        files.extend(below.into_iter().map(|(name, content)| (format!("{folder}/{name}"), content)));
     }
     Ok(files)
 }
@@ -102,8 +115,12 @@ impl WorkingCopy {
                 continue;
             }
             let path = self.directory.join(name);
-            let hidden = self.directory.join(format!(".{name}.new"));
             let failed = |error| Error { step: "write", path: path.clone(), error };
+            let mut hidden = path.clone();
+            hidden.set_file_name(format!(".{}.new", path.file_name().unwrap_or_default().display()));
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(failed)?;
+            }
             fs::write(&hidden, content).map_err(failed)?;
             arrived = monotonic_ns();
             fs::rename(&hidden, &path).map_err(failed)?;
@@ -111,7 +128,10 @@ impl WorkingCopy {
         for name in old.keys().filter(|name| !files.contains_key(*name)) {
             let path = self.directory.join(name);
             arrived = monotonic_ns();
-            fs::remove_file(&path).map_err(|error| Error { step: "remove", path, error })?;
+            fs::remove_file(&path).map_err(|error| Error { step: "remove", path: path.clone(), error })?;
+            // Folders that are empty now go too; any other stays, and says so.
+            let folders = path.ancestors().skip(1).take_while(|folder| *folder != self.directory);
+            let _ = folders.map(fs::remove_dir).take_while(Result::is_ok).count();
         }
         Ok(arrived)
     }
@@ -119,10 +139,21 @@ impl WorkingCopy {
 
 #[cfg(test)]
 mod tests {
-    use super::{Files, WorkingCopy, read};
+    use super::{Files, WorkingCopy, read, read_tree};
 
     fn files(entries: &[(&str, &str)]) -> Files {
         entries.iter().map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn subfolders_are_copied_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copy = WorkingCopy::create(folder.path().join("copy")).unwrap();
+        for step in [files(&[("a.yaml", "1"), ("sub/deep/b.yaml", "2")]), files(&[("a.yaml", "1")])] {
+            copy.replace(&step).unwrap();
+            assert_eq!(read_tree(copy.directory()).unwrap(), step);
+        }
+        assert!(!copy.directory().join("sub").exists());
     }
 
     #[test]

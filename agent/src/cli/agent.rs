@@ -47,7 +47,7 @@ pub(super) struct Agent {
     #[arg(long, value_name = "FILE", env = "POSTERN_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
-    /// Folder of Kubernetes YAML (Namespace, Node, Pod, NetworkPolicy) in place of an API server; edits take effect at once
+    /// Folder of Kubernetes YAML (Namespace, Node, Pod, NetworkPolicy; lists of them; subfolders) in place of an API server; edits take effect at once
     #[arg(long, value_name = "DIR", env = "POSTERN_MANIFESTS", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
 

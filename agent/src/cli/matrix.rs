@@ -19,13 +19,15 @@ use crate::manifests;
 /// some of the backends that may be chosen are allowed, others are not.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  postern matrix -f lab/scenarios/demo
+  postern matrix -f lab/scenarios/demo/base
   postern matrix -f manifests -o json | jq '.[] | select(.allowed == true and .to == \"production/db\")'
   postern matrix -f manifests -o json | jq '.[] | select(.allowed == \"mixed\") | .from + \" \" + .to'
 
+What policy does not look at is passed over, and said once a kind.
+
 Exit codes: 0 printed; 1 manifests that cannot be read; 2 bad usage.")]
 pub(super) struct Matrix {
-    /// Folder of Kubernetes YAML, and optionally lab.yaml
+    /// Folder of Kubernetes YAML, subfolders included, and optionally lab.yaml
     #[arg(short, long = "filename", value_name = "DIR")]
     folder: PathBuf,
 
@@ -49,6 +51,9 @@ impl Matrix {
                 );
             }
         };
+        for note in &loaded.notes {
+            eprintln!("postern: {note}");
+        }
         let externals = loaded.lab.map(|lab| lab.externals()).unwrap_or_default();
         let cells = matrix(&loaded.objects, &externals);
         match self.output {

@@ -127,6 +127,7 @@ impl Source {
                     changes: std::mem::take(&mut self.changes),
                     invalid: self.complaints(),
                     complete: self.own_node_is_known(),
+                    unread: false,
                 };
             }
         }

@@ -12,9 +12,11 @@ use sha2::{Digest as _, Sha256};
 /// The folder or a file cannot be read.
 pub fn digest(folder: &Path) -> std::io::Result<String> {
     let mut hash = Sha256::new();
-    for path in super::files(folder)? {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        let content = std::fs::read(&path)?;
+    // What cannot be looked at is the reader's to report; only without the folder there is nothing to tell.
+    std::fs::read_dir(folder)?;
+    for path in super::listing::list(folder).files {
+        let name = path.strip_prefix(folder).unwrap_or(&path).as_os_str().as_encoded_bytes();
+        let content = super::file::content(&path)?;
         // Lengths keep one file's end apart from the next one's name.
         for part in [name, content.as_slice()] {
             hash.update(part.len().to_le_bytes());

@@ -8,7 +8,7 @@ use postern_policy::matrix::External;
 use postern_policy::model::Protocol;
 use serde::Deserialize;
 
-use super::ManifestError;
+use super::{ManifestError, Place};
 
 /// The file's name.
 pub const FILE: &str = "lab.yaml";
@@ -116,8 +116,7 @@ pub fn load(folder: &Path) -> Result<Option<LabFile>, ManifestError> {
     };
     let parsed = serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(&text));
     parsed.map(Some).map_err(|error| ManifestError::Invalid {
-        file: path,
-        document: 1,
+        place: Place { file: path, document: 1, items: Vec::new() },
         object: None,
         message: error.to_string(),
     })

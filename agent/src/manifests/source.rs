@@ -1,14 +1,12 @@
 //! The folder over time: what changed since it was last read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use postern_policy::model::{Object, ObjectRef};
 
-use super::document;
-use super::{ManifestError, files, lab};
-use crate::convert;
-use crate::convert::object::Fate;
+use super::reading::Pass;
+use super::{ManifestError, file, listing};
 use crate::feed::Change;
 
 /// What reading the folder gave.
@@ -18,16 +16,20 @@ pub struct Reading {
     pub changes: Vec<Change>,
     /// What is wrong.
     pub errors: Vec<ManifestError>,
-    /// Something could not be read that has no last good version: the objects known are not all there are.
+    /// There are documents that nobody can read, or objects that are not used: the objects known are not all there are.
     pub incomplete: bool,
+    /// What was passed over and not said before.
+    pub notes: Vec<String>,
 }
 
 /// One object as it is held.
 #[derive(Debug, Clone)]
-struct Held {
-    object: Object,
+pub(super) struct Held {
+    pub(super) object: Object,
     /// Where it was read.
-    file: PathBuf,
+    pub(super) file: PathBuf,
+    /// It is no good version of anything: it isolates in place of what cannot be read.
+    pub(super) stand_in: bool,
 }
 
 /// A folder of manifests and what was last read from it.
@@ -35,13 +37,15 @@ struct Held {
 pub struct Source {
     folder: PathBuf,
     held: BTreeMap<ObjectRef, Held>,
+    /// What was said to be passed over: kinds and names of files.
+    said: BTreeSet<String>,
 }
 
 impl Source {
     /// A folder that was not read yet.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), held: BTreeMap::new() }
+        Self { folder: folder.to_owned(), held: BTreeMap::new(), said: BTreeSet::new() }
     }
 
     /// The folder.
@@ -61,30 +65,30 @@ impl Source {
     /// 1. a folder or file that cannot be read: everything that came from it stays;
     /// 2. a broken object whose name can be told: its last good version stays; without one, a broken policy isolates
     ///    the pods that its metadata and `podSelector` still name;
-    /// 3. a document whose name cannot be told: whatever its file held before and does not hold now stays.
+    /// 3. a document whose name cannot be told: whatever its file held before and does not hold now stays. Where that
+    ///    is no policy, it isolates as in 2, under a name that says where it stands.
     pub fn read(&mut self) -> Reading {
-        let mut reading = Reading::default();
-        let files = match files(&self.folder) {
-            Ok(files) => files,
-            Err(error) => {
-                let error =
-                    ManifestError::Unreadable { path: self.folder.clone(), message: error.to_string() };
-                return Reading { errors: vec![error], incomplete: true, ..reading };
-            }
-        };
-        let mut next = BTreeMap::new();
-        for file in files.iter().filter(|file| file.file_name().is_none_or(|name| name != lab::FILE)) {
-            match std::fs::read_to_string(file) {
-                Ok(text) => self.read_file(file, &text, &mut next, &mut reading),
+        let listing = listing::list(&self.folder);
+        let mut pass = Pass::new(&self.held);
+        for path in &listing.passed {
+            let path = path.display().to_string();
+            let note = format!("{path}: passed over by its name: it is no manifest");
+            pass.pass_over(path, note);
+        }
+        for error in listing.errors {
+            pass.unreadable(error);
+        }
+        for path in &listing.files {
+            match file::read(path) {
+                Ok(Some(text)) => pass.read_file(path, &text),
+                Ok(None) => {}
                 Err(error) => {
-                    let error = ManifestError::Unreadable { path: file.clone(), message: error.to_string() };
-                    reading.errors.push(error);
-                    reading.incomplete = true;
-                    self.keep_all_of(file, &mut next);
+                    let message = error.to_string();
+                    pass.unreadable(ManifestError::Unreadable { path: path.clone(), message });
                 }
             }
         }
-        add_namespaces(&mut next, &reading.errors);
+        let (next, mut reading, notes) = pass.finish();
         for reference in self.held.keys().filter(|reference| !next.contains_key(*reference)) {
             reading.changes.push(Change::Delete(reference.clone()));
         }
@@ -94,81 +98,11 @@ impl Source {
             }
         }
         self.held = next;
+        for (subject, note) in notes {
+            if self.said.insert(subject) {
+                reading.notes.push(note);
+            }
+        }
         reading
     }
-
-    fn read_file(
-        &self,
-        file: &Path,
-        text: &str,
-        next: &mut BTreeMap<ObjectRef, Held>,
-        reading: &mut Reading,
-    ) {
-        let mut nameless = false;
-        for (index, parsed) in document::parse(text).into_iter().enumerate() {
-            let document = index + 1;
-            let Some(parsed) = parsed else { continue };
-            let (fate, messages) = parsed.fate(|it| self.held.contains_key(it));
-            let (object, name) = match fate {
-                Fate::Apply(object) => {
-                    let name = object.reference();
-                    (Some(object), Some(name))
-                }
-                Fate::Stay(name) => (self.held.get(&name).map(|held| held.object.clone()), Some(name)),
-                Fate::Unused(name) => (None, name),
-            };
-            nameless |= name.is_none();
-            let file = || file.to_owned();
-            let invalid =
-                |message| ManifestError::Invalid { file: file(), document, object: name.clone(), message };
-            reading.errors.extend(messages.into_iter().map(invalid));
-            let Some(object) = object else {
-                reading.incomplete = true;
-                continue;
-            };
-            let reference = object.reference();
-            if let Some(first) = next.get(&reference) {
-                let first = first.file.clone();
-                reading.errors.push(ManifestError::Duplicate {
-                    file: file(),
-                    document,
-                    object: reference,
-                    first,
-                });
-                continue;
-            }
-            next.insert(reference, Held { object, file: file() });
-        }
-        if nameless {
-            self.keep_all_of(file, next);
-        }
-    }
-
-    /// Keeps what was last read from a file and is not known otherwise.
-    fn keep_all_of(&self, file: &Path, next: &mut BTreeMap<ObjectRef, Held>) {
-        for (reference, held) in self.held.iter().filter(|(_, held)| held.file == file) {
-            next.entry(reference.clone()).or_insert_with(|| held.clone());
-        }
-    }
-}
-
-/// Adds the namespaces that objects are in and no manifest describes, with the one label that every namespace has: as
-/// if `kubectl create namespace` had made them. One whose manifest is broken is left unknown: its labels are, and no
-/// selector that excludes some must match it.
-fn add_namespaces(objects: &mut BTreeMap<ObjectRef, Held>, errors: &[ManifestError]) {
-    let broken = |reference: &ObjectRef| {
-        errors
-            .iter()
-            .any(|error| matches!(error, ManifestError::Invalid { object: Some(it), .. } if it == reference))
-    };
-    let mut missing = BTreeMap::new();
-    for (reference, held) in &*objects {
-        let (ObjectRef::Pod(id) | ObjectRef::NetworkPolicy(id)) = reference else { continue };
-        let namespace = ObjectRef::Namespace(id.namespace.clone());
-        if !objects.contains_key(&namespace) && !broken(&namespace) {
-            let object = Object::Namespace(convert::bare_namespace(id.namespace.clone()));
-            missing.entry(namespace).or_insert(Held { object, file: held.file.clone() });
-        }
-    }
-    objects.append(&mut missing);
 }

@@ -1,5 +1,10 @@
 //! Folders with every kind of mistake, and what becomes of what was good.
 
+mod kinds;
+mod lists;
+mod subfolders;
+mod unread;
+
 use std::fs;
 use std::path::Path;
 
@@ -49,7 +54,9 @@ impl Folder {
     }
 
     fn write(&self, name: &str, content: &str) {
-        fs::write(self.path().join(name), content).unwrap();
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
     }
 
     fn read(&mut self) -> (Vec<Change>, Vec<String>) {
@@ -261,6 +268,17 @@ spec:
 }
 
 #[test]
+fn a_direction_misspelt_isolates_both() {
+    for (types, rules) in [("[egress]", "80"), ("[Ingress, Egres]", "80"), ("[Ingress, Egres]", "[80]")] {
+        let spec = format!("  policyTypes: {types}\n  ingress: [{{ports: [{{port: {rules}}}]}}]");
+        let yaml = POLICY.replace("  ingress: [{ports: [{port: 80}]}]", &spec);
+        let (changes, errors) = Folder::new(&[("a.yaml", &yaml)]).read();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(policy(&changes).ingress.is_some() && policy(&changes).egress == Some(vec![]), "{yaml}");
+    }
+}
+
+#[test]
 fn an_annotation_that_cannot_be_meant_is_reported_and_the_pod_is_used() {
     let annotated = POD.replace("name: web,", "name: web, annotations: {postern.dev/antispoof: none},");
     let mut folder = Folder::new(&[("a.yaml", &annotated)]);
@@ -285,7 +303,7 @@ fn a_folder_that_is_not_there_keeps_everything() {
     let _ = folder.read();
     let moved = folder.path().with_extension("moved");
     fs::rename(folder.path(), &moved).unwrap();
-    let Reading { changes, errors, incomplete } = folder.source.read();
+    let Reading { changes, errors, incomplete, .. } = folder.source.read();
     fs::rename(&moved, folder.path()).unwrap();
     assert_eq!(changes, vec![]);
     assert!(incomplete);

@@ -128,7 +128,7 @@ async fn follow(lab: &mut Lab, directory: &Path) -> anyhow::Result<()> {
         Ok(snapshot) => lab.sync_pods(&snapshot).await?,
         Err(error) => eprintln!("postern-lab: {error}"),
     }
-    lab.write(&working_copy::read(directory)?)?;
+    lab.write(&working_copy::read_tree(directory)?)?;
     Ok(())
 }
 
