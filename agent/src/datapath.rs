@@ -4,6 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`bpffs`] | makes sure that pins have a place |
+//! | [`pins`] | which folder they have |
 //! | [`object`] | loads the programs, with pinned maps and settings |
 //! | [`maps`] | typed handles of all maps |
 //! | [`encode`] | policy types to map types and back |
@@ -39,6 +40,7 @@ pub mod half_open;
 mod link;
 pub mod maps;
 pub mod object;
+pub mod pins;
 mod program_log;
 mod qdiscs;
 pub mod removal;
@@ -46,7 +48,7 @@ pub mod tables;
 pub mod wanted;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::MapError;
@@ -86,11 +88,11 @@ pub enum SetupError {
     /// Removing what has expired.
     #[error(transparent)]
     Expiry(#[from] ExpiryError),
-    /// The folder for links.
+    /// A folder for pins.
     #[error("{}: {source}", path.display())]
-    Links {
+    Pins {
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
@@ -106,7 +108,10 @@ pub enum ExecuteError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// The programs behind NAT.
-    #[error("judging what goes to Services: {0}; until that works, nothing goes there from isolated pods")]
+    #[error(
+        "judging what goes to Services: {0}; until that works, isolated pods reach none, unless an earlier agent's programs go on; \
+         --services together goes without these programs"
+    )]
     BehindNat(#[from] BehindNatError),
     /// Reading back what the maps hold.
     #[error("reading the maps: {0}")]
@@ -122,6 +127,8 @@ pub struct Datapath {
     expiry: Expiry,
     /// `None` where this kernel, or its user, has none of it.
     behind_nat: Option<BehindNat>,
+    /// Where links are pinned.
+    links: PathBuf,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
     rest: Vec<Action>,
 }
@@ -137,16 +144,20 @@ impl Datapath {
     /// See [`SetupError`].
     pub fn start(pins: &Path, mode: Mode, settings: Settings) -> Result<(Self, ClassId), SetupError> {
         bpffs::prepare(pins)?;
-        let mut ebpf = object::load(Some(pins), settings)?;
-        let links = pins.join("links");
-        let failed = |source| SetupError::Links { path: links.clone(), source };
-        std::fs::create_dir_all(&links).map_err(failed)?;
-        let behind_nat = behind_nat(&ebpf, &links, settings.services);
+        let failed = |source| SetupError::Pins { path: pins.to_owned(), source };
+        let here = pins::take(pins).map_err(failed)?;
+        let mut ebpf = object::load(Some(&here), settings)?;
+        let links = here.join("links");
+        let behind_nat = behind_nat(&ebpf, &links, settings.services).map_err(failed)?;
         let mut maps = Maps::take(&mut ebpf)?;
-        let (writer, first_class) = Writer::begin(&mut maps)?;
+        let (mut writer, first_class) = Writer::begin(&mut maps)?;
+        if !BehindNat::is_judged(&links) {
+            // Somebody took off what an earlier agent relied on.
+            writer.set_behind_nat(&mut maps, false)?;
+        }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
         let expiry = Expiry::start(&maps)?;
-        Ok((Self { ebpf, maps, writer, endpoints, expiry, behind_nat, rest: Vec::new() }, first_class))
+        Ok((Self { ebpf, maps, writer, endpoints, expiry, behind_nat, links, rest: Vec::new() }, first_class))
     }
 
     /// Whether packets to Services are judged by the backend that each goes to. Else the engine must be told
@@ -278,11 +289,21 @@ impl Datapath {
         let mut errors: Vec<ExecuteError> = Vec::new();
         if is_needed {
             errors.extend(self.attach_behind_nat().err());
+        } else if let Some(behind_nat) = &mut self.behind_nat {
+            // A kernel that refuses them is told of before a pod needs them.
+            errors.extend(behind_nat.load().map_err(Into::into).err());
         }
         let (changed, failed) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
         errors.extend(failed.into_iter().map(ExecuteError::from));
         if !is_needed && self.endpoints.enforcing().is_empty() {
             errors.extend(self.detach_behind_nat().err());
+        }
+        if !hold
+            && errors.is_empty()
+            && let Some(behind_nat) = &mut self.behind_nat
+        {
+            // No veth has an earlier agent's programs any more.
+            errors.extend(behind_nat.detach_earlier().map_err(Into::into).err());
         }
         if changed {
             // What passed under the classes a veth had before is to be judged by those it has now.
@@ -294,16 +315,21 @@ impl Datapath {
     }
 
     fn attach_behind_nat(&mut self) -> Result<(), ExecuteError> {
-        if let Some(behind_nat) = &mut self.behind_nat {
-            behind_nat.attach()?;
+        let Some(behind_nat) = &mut self.behind_nat else { return self.detach_behind_nat() };
+        if let Err(error) = behind_nat.attach() {
+            if !BehindNat::is_judged(&self.links) {
+                self.writer.set_behind_nat(&mut self.maps, false)?;
+            }
+            return Err(error.into());
         }
-        Ok(self.writer.set_behind_nat(&mut self.maps, self.behind_nat.is_some())?)
+        Ok(self.writer.set_behind_nat(&mut self.maps, true)?)
     }
 
     fn detach_behind_nat(&mut self) -> Result<(), ExecuteError> {
         self.writer.set_behind_nat(&mut self.maps, false)?;
-        if let Some(behind_nat) = &mut self.behind_nat {
-            behind_nat.detach()?;
+        match &mut self.behind_nat {
+            Some(behind_nat) => behind_nat.detach()?,
+            None => BehindNat::forget(&self.links)?,
         }
         Ok(())
     }
@@ -342,22 +368,23 @@ impl Datapath {
     }
 }
 
-/// The programs behind NAT, where there can be any.
-fn behind_nat(ebpf: &Ebpf, links: &Path, services: Services) -> Option<BehindNat> {
-    let loaded = match services {
-        Services::Auto => BehindNat::load(ebpf, links)
-            .inspect_err(|error| {
-                warn!(%error, "Services are judged by all their backends together: exact only where policy allows all or none");
-            })
-            .ok(),
-        Services::Together => None,
-    };
-    if loaded.is_none()
-        && let Err(error) = BehindNat::forget(links)
-    {
-        warn!(%error, "what an earlier agent hooked into netfilter goes on");
+/// The programs behind NAT, where there can be any. What earlier agents hooked in goes on until the first
+/// [`reconcile`](Datapath::reconcile).
+fn behind_nat(ebpf: &Ebpf, links: &Path, services: Services) -> std::io::Result<Option<BehindNat>> {
+    if services == Services::Together {
+        return Ok(None);
     }
-    loaded
+    if let Err(missing) = behind_nat::probe() {
+        warn!(
+            "Services are judged by all their backends together, which is exact only where policy allows all or none; this kernel \
+             cannot do better: {missing}"
+        );
+        return Ok(None);
+    }
+    let mut behind_nat = BehindNat::new(ebpf, links)?;
+    // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
+    let _ = behind_nat.load();
+    Ok(Some(behind_nat))
 }
 
 /// What was flipped since packets on their way were last waited for. A packet reads its pod's class, then its peer's,

@@ -17,6 +17,7 @@ use super::Output;
 use crate::datapath::addresses::PodAddresses;
 use crate::datapath::maps::Maps;
 use crate::datapath::object::map_folder;
+use crate::datapath::pins;
 use crate::datapath::tables::{read_frontends, read_peers, read_verdicts};
 
 /// Where an agent pins its maps unless told otherwise.
@@ -72,7 +73,9 @@ enum Verdicts {
 
 impl Dump {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let folder = map_folder(&self.bpffs_dir);
+        let pins = pins::find(&self.bpffs_dir)
+            .with_context(|| format!("looking for pins in {}", self.bpffs_dir.display()))?;
+        let folder = map_folder(&pins);
         let maps = Maps::open(&folder).with_context(|| {
             format!(
                 "no maps of this version in {}; is the agent's --bpffs-dir another one?",

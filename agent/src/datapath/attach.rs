@@ -3,7 +3,6 @@
 //! TCX (kernel 6.6 and later): links, pinned, so that programs outlive the agent and the next one swaps them in place.
 //! clsact: filters of a fixed priority and handle, which the kernel keeps by itself and the next agent replaces.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -12,13 +11,16 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
+use aya_obj::generated::bpf_attach_type;
+use tracing::warn;
 
 use super::link;
+use crate::causes;
 
 /// clsact filters of this priority are ours.
-pub(super) const PRIORITY: u16 = 0x7050;
+pub const PRIORITY: u16 = 0x7050;
 /// clsact filters of this handle are ours.
-pub(super) const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -49,18 +51,34 @@ pub enum AttachError {
     #[error("interface {0} is gone")]
     Gone(String),
     /// Attaching or replacing.
-    #[error("attaching to interface {interface}: {source}")]
+    #[error("{what} to {hook} of interface {interface}: {}; {way_out}", causes::in_one_line(&**source))]
     Program {
         /// The interface.
         interface: String,
+        /// `ingress` or `egress`.
+        hook: &'static str,
+        /// What was tried.
+        what: &'static str,
         /// What the kernel said.
-        source: ProgramError,
+        source: Box<ProgramError>,
+        /// What helps.
+        way_out: String,
     },
     /// The link's pin.
-    #[error("link of interface {interface}: {source}")]
+    #[error(
+        "{what} {} for {hook} of interface {interface}: {}; if it stays so, remove the pin, and restart the agent",
+        pin.display(),
+        causes::in_one_line(&**source)
+    )]
     Link {
         /// The interface.
         interface: String,
+        /// `ingress` or `egress`.
+        hook: &'static str,
+        /// What was tried.
+        what: &'static str,
+        /// The pin.
+        pin: PathBuf,
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -78,20 +96,63 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    fn pin(&self, links: &Path) -> PathBuf {
-        let hook = if matches!(self.hook, TcAttachType::Ingress) { "ingress" } else { "egress" };
-        links.join(format!("{}-{hook}", self.ifindex))
+    fn hook_name(&self) -> &'static str {
+        if matches!(self.hook, TcAttachType::Ingress) { "ingress" } else { "egress" }
     }
 
-    fn failed(&self, source: ProgramError) -> AttachError {
+    /// The hook's number in bpf(2), with TCX.
+    fn hook_number(&self) -> u32 {
+        let hook = if matches!(self.hook, TcAttachType::Ingress) {
+            bpf_attach_type::BPF_TCX_INGRESS
+        } else {
+            bpf_attach_type::BPF_TCX_EGRESS
+        };
+        hook as u32
+    }
+
+    fn pin(&self, links: &Path) -> PathBuf {
+        links.join(format!("{}-{}", self.ifindex, self.hook_name()))
+    }
+
+    /// Where a new link is pinned until it takes the place of one that cannot be used.
+    fn pin_beside(&self, links: &Path) -> PathBuf {
+        links.join(format!("{}-{}-new", self.ifindex, self.hook_name()))
+    }
+
+    fn failed(&self, what: &'static str, source: ProgramError) -> AttachError {
+        let interface = self.interface.to_owned();
+        if errno(&source) == Some(libc::ENODEV) {
+            return AttachError::Gone(interface);
+        }
+        let hook = self.hook_name();
+        let way_out = match errno(&source) {
+            Some(libc::EINVAL) if what == FILTER => format!(
+                "if there is another filter of this priority (tc filter show dev {interface} {hook}), take it off: \
+                 tc filter del dev {interface} {hook} pref {PRIORITY}"
+            ),
+            Some(libc::EPERM) => "run as root, or with CAP_BPF and CAP_NET_ADMIN".to_owned(),
+            Some(libc::ENOMEM) => "the node is short of memory".to_owned(),
+            Some(libc::ERANGE) => {
+                format!(
+                    "there are too many programs on this hook (bpftool net show dev {interface}); take some off"
+                )
+            }
+            _ => "what is on this hook: bpftool net show".to_owned(),
+        };
+        AttachError::Program { interface, hook, what, source: Box::new(source), way_out }
+    }
+
+    fn link_failed(
+        &self,
+        what: &'static str,
+        pin: &Path,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> AttachError {
         if errno(&source) == Some(libc::ENODEV) {
             return AttachError::Gone(self.interface.to_owned());
         }
-        AttachError::Program { interface: self.interface.to_owned(), source }
-    }
-
-    fn link_failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
-        AttachError::Link { interface: self.interface.to_owned(), source: Box::new(source) }
+        let (interface, hook) = (self.interface.to_owned(), self.hook_name());
+        AttachError::Link { interface, hook, what, pin: pin.to_owned(), source: Box::new(source) }
     }
 
     /// The filter that an agent attached here.
@@ -101,6 +162,9 @@ impl Spot<'_> {
             .map_err(|_| AttachError::Gone(self.interface.to_owned()))
     }
 }
+
+/// What is tried with clsact.
+const FILTER: &str = "adding a filter (RTM_NEWTFILTER)";
 
 /// The system's error at the end of a chain of causes.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
@@ -119,6 +183,10 @@ pub fn attach(
     links: &Path,
     spot: Spot<'_>,
 ) -> Result<(), AttachError> {
+    // aya and tc go by names, and another interface may have this one by now.
+    if nix::net::if_::if_nametoindex(spot.interface).ok() != Some(spot.ifindex) {
+        return Err(AttachError::Gone(spot.interface.to_owned()));
+    }
     match mode {
         Mode::Tcx => {
             attach_tcx(program, links, spot)?;
@@ -131,47 +199,82 @@ pub fn attach(
     }
 }
 
+/// A pinned link is believed only if the kernel lists it on this hook: it may have been detached by hand, be of another interface
+/// that had this index, or be none at all. Then a new one is attached, and takes the pin's place.
+///
+/// Wherever this is broken off, the next attempt finds the veth's link under one of two names, or none that is alive.
 fn attach_tcx(program: &mut SchedClassifier, links: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
-    let pin = spot.pin(links);
-    match PinnedLink::from_pin(&pin) {
-        Ok(pinned) => {
-            let link: SchedClassifierLink =
-                FdLink::from(pinned).try_into().map_err(|error: LinkError| spot.link_failed(error))?;
-            let id = program.attach_to_link(link).map_err(|source| spot.failed(source))?;
-            // The pin keeps the link; our handle of it may go.
-            let _ = program.take_link(id).map_err(|source| spot.failed(source))?;
-            Ok(())
+    let (pin, beside) = (spot.pin(links), spot.pin_beside(links));
+    let attached = link::attached(spot.ifindex, spot.hook_number())
+        .map_err(|source| spot.failed("listing programs (BPF_PROG_QUERY)", query_failed(source)))?;
+    for path in [&pin, &beside] {
+        let link = link::tcx(path)
+            .map_err(|source| spot.link_failed("opening the pin (BPF_OBJ_GET)", path, source))?;
+        if !link.is_some_and(|link| attached.contains(&link.id)) {
+            continue;
         }
-        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == ErrorKind::NotFound =>
-        {
-            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            let id = program
-                .attach_with_options(spot.interface, spot.hook, order)
-                .map_err(|source| spot.failed(source))?;
-            let link = program.take_link(id).map_err(|source| spot.failed(source))?;
-            let link: FdLink = link.try_into().map_err(|error: LinkError| spot.link_failed(error))?;
-            link.pin(&pin).map_err(|error| spot.link_failed(error))?;
-            Ok(())
+        match swap(program, path, spot) {
+            Ok(()) if *path == pin => return unpin(&beside, spot),
+            Ok(()) => return replace(&beside, &pin, spot),
+            // Detached at this moment, or of a kind that is never updated.
+            Err(error) => warn!(%error, "a pinned link cannot be used again; a new one is attached"),
         }
-        Err(error) => Err(spot.link_failed(error)),
     }
+    // Dead, or somebody else's: in nobody's way.
+    unpin(&beside, spot)?;
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(spot.interface, spot.hook, order)
+        .map_err(|source| spot.failed("attaching a program (BPF_LINK_CREATE)", source))?;
+    let failed = |source| spot.failed("attaching a program (BPF_LINK_CREATE)", source);
+    let link: FdLink = program
+        .take_link(id)
+        .map_err(failed)?
+        .try_into()
+        .map_err(|error: LinkError| spot.link_failed("pinning", &pin, error))?;
+    link.pin(&beside).map_err(|error| spot.link_failed("pinning (BPF_OBJ_PIN)", &beside, error))?;
+    replace(&beside, &pin, spot)
+}
+
+/// Has a pinned link's hook run this program from now on.
+fn swap(program: &mut SchedClassifier, pin: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
+    let failed = |error: LinkError| spot.link_failed("opening the pin", pin, error);
+    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?).try_into().map_err(failed)?;
+    let failed = |source| spot.failed("replacing a program (BPF_LINK_UPDATE)", source);
+    let id = program.attach_to_link(link).map_err(failed)?;
+    // The pin keeps the link; our handle of it may go.
+    let _ = program.take_link(id).map_err(failed)?;
+    Ok(())
+}
+
+/// Gives the link that is pinned beside the place of what is pinned there, which is of no use.
+fn replace(beside: &Path, pin: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
+    unpin(pin, spot)?;
+    std::fs::rename(beside, pin).map_err(|error| spot.link_failed("renaming the pin to", pin, error))
+}
+
+fn unpin(pin: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
+    link::remove(pin).map_err(|error| spot.link_failed("removing the pin (BPF_LINK_DETACH)", pin, error))
+}
+
+fn query_failed(io_error: std::io::Error) -> ProgramError {
+    SyscallError { call: "bpf_prog_query", io_error }.into()
 }
 
 fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), AttachError> {
     match qdisc_add_clsact(spot.interface) {
         Ok(()) | Err(TcError::AlreadyAttached) => {}
         Err(error) if errno(&error) == Some(libc::EEXIST) => {}
-        Err(error) => return Err(spot.failed(error.into())),
+        Err(error) => return Err(spot.failed("adding a clsact qdisc (RTM_NEWQDISC)", error.into())),
     }
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let id = match program.attach_with_options(spot.interface, spot.hook, TcAttachOptions::Netlink(options)) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
-            program.attach_to_link(spot.filter()?).map_err(|source| spot.failed(source))?
+            program.attach_to_link(spot.filter()?).map_err(|source| spot.failed(FILTER, source))?
         }
-        attached => attached.map_err(|source| spot.failed(source))?,
+        attached => attached.map_err(|source| spot.failed(FILTER, source))?,
     };
-    let link = program.take_link(id).map_err(|source| spot.failed(source))?;
+    let link = program.take_link(id).map_err(|source| spot.failed(FILTER, source))?;
     // Dropping it would remove the filter, which is to outlive this agent.
     std::mem::forget(link);
     Ok(())
@@ -185,16 +288,9 @@ fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), At
 pub fn detach(mode: Mode, links: &Path, spot: Spot<'_>) -> Result<(), AttachError> {
     match mode {
         Mode::Tcx => {
-            let pin = spot.pin(links);
-            match link::detach(&pin) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                // The veth went first, and took the link off with it.
-                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
-                    return Err(spot.link_failed(error));
-                }
-                _ => {}
-            }
-            std::fs::remove_file(pin).map_err(|error| spot.link_failed(error))
+            // The veth may have gone first, and taken its links off.
+            unpin(&spot.pin(links), spot)?;
+            unpin(&spot.pin_beside(links), spot)
         }
         Mode::Clsact => match spot.filter() {
             Ok(filter) => {

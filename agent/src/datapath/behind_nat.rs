@@ -1,41 +1,32 @@
 //! The programs behind the choice of a Service's backend: loaded and hooked into netfilter here, since aya does not know their type.
 //!
-//! Minimum kernel version: 6.4, with BTF and `CONFIG_NETFILTER_BPF_LINK`. Elsewhere, frontends are judged by all of their
-//! backends together.
+//! Minimum kernel version: 6.4, with BTF and `CONFIG_NETFILTER_BPF_LINK`. Elsewhere, and only there ([`probe`]), frontends are judged
+//! by all of their backends together.
 
-#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for loading a netfilter program")]
+mod load;
 
-use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::Map;
-use aya_obj::Object;
 
-use super::bpf::bpf;
+pub use self::load::verify;
+use self::load::{accept, load, maps};
 use super::btf;
 use super::link::{self, Hook};
 use super::object::OBJECT;
 
-/// `BPF_PROG_LOAD`
-const PROG_LOAD: libc::c_int = 5;
-/// `BPF_PROG_TYPE_NETFILTER`
-const NETFILTER: u32 = 32;
-
 /// `NF_INET_POST_ROUTING`: behind destination NAT for all that a node forwards, whoever chose.
 const POST_ROUTING: u32 = 4;
 /// In front of `NF_IP_PRI_NAT_SRC` (100), so that packets still carry their pod's address. An agent that takes over from another one
-/// takes the other number: for a moment, both are asked.
-const PRIORITIES: [i32; 2] = [90, 91];
+/// takes another number, the first that nobody has: for a moment, both are asked.
+const PRIORITIES: RangeInclusive<i32> = 90..=99;
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`, and their program's name.
 pub(super) const PROGRAMS: [(u32, &CStr); 2] = [(2, c"postern_behind_nat4"), (10, c"postern_behind_nat6")];
-
-/// Room for what the verifier says of a program that it refuses.
-const LOG: usize = 1 << 20;
 
 /// Why there are no programs behind NAT.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +38,7 @@ pub enum BehindNatError {
     #[error("where the kernel keeps a packet's fields is not known: {0}")]
     Layout(#[source] &'static io::Error),
     /// The verifier refused, or there are no such programs.
-    #[error("loading {program}: {source}{log}")]
+    #[error("loading {program} (BPF_PROG_LOAD): {source}{log}")]
     Load {
         /// The program.
         program: &'static str,
@@ -60,10 +51,18 @@ pub enum BehindNatError {
     #[error("asking the kernel about a program: {0}")]
     Info(#[source] io::Error),
     /// Netfilter refused.
-    #[error("hooking into netfilter: {0}")]
-    Attach(#[source] io::Error),
+    #[error(
+        "hooking a program into netfilter's POST_ROUTING of {family} (BPF_LINK_CREATE, priority {} to {}): {source}",
+        PRIORITIES.start(), PRIORITIES.end()
+    )]
+    Attach {
+        /// `IPv4` or `IPv6`
+        family: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A pin.
-    #[error("{}: {source}", path.display())]
+    #[error("pin {}: {source}", path.display())]
     Pin {
         /// The pin.
         path: PathBuf,
@@ -72,53 +71,109 @@ pub enum BehindNatError {
     },
 }
 
-/// The programs, loaded, and whether netfilter calls them.
+/// The programs, and whether netfilter calls them.
 #[derive(Debug)]
 pub struct BehindNat {
+    /// The maps that they work on, by name.
+    maps: Vec<(String, OwnedFd)>,
+    /// None until they are loaded.
     programs: Vec<(u32, OwnedFd)>,
     links: PathBuf,
-    attached: bool,
+    /// This agent's pins; none until netfilter calls its programs.
+    own: Vec<PathBuf>,
+    /// Whether what earlier agents hooked in may still be there.
+    earlier: bool,
+}
+
+/// Asks the kernel whether it has netfilter programs, without changing anything.
+///
+/// # Errors
+///
+/// It has none: what is missing. All else that may be wrong is for [`BehindNat::attach`] to find out.
+pub fn probe() -> Result<(), &'static str> {
+    match accept() {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            return Err("it has no netfilter programs (they come with 6.4, and CONFIG_NETFILTER_BPF_LINK)");
+        }
+        _ => {}
+    }
+    match btf::skb_layout() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("it does not describe its own structs (CONFIG_DEBUG_INFO_BTF)")
+        }
+        _ => Ok(()),
+    }
 }
 
 impl BehindNat {
-    /// Loads the programs from the object that `ebpf` was loaded from, onto its maps, and tries whether netfilter takes them.
-    /// Nothing calls them yet, other than what an earlier agent pinned.
+    /// For programs of the object that `ebpf` was loaded from, onto its maps. Nothing calls them yet, other than what an earlier agent
+    /// pinned.
     ///
     /// # Errors
     ///
-    /// See [`BehindNatError`]: this kernel cannot.
-    pub fn load(ebpf: &Ebpf, links: &Path) -> Result<Self, BehindNatError> {
-        btf::skb_layout().map_err(BehindNatError::Layout)?;
-        let programs = load(OBJECT, ebpf)?;
-        let behind_nat = Self { programs, links: links.to_owned(), attached: false };
-        // Not kept: it is detached at once.
-        behind_nat.hook()?;
-        Ok(behind_nat)
+    /// There are too many open files.
+    pub fn new(ebpf: &Ebpf, links: &Path) -> io::Result<Self> {
+        Ok(Self {
+            maps: maps(ebpf)?,
+            programs: Vec::new(),
+            links: links.to_owned(),
+            own: Vec::new(),
+            earlier: true,
+        })
     }
 
-    /// Has netfilter call the programs, whether this agent lives or not, and nobody else's.
+    /// Loads the programs, where they are not loaded.
+    ///
+    /// # Errors
+    ///
+    /// See [`BehindNatError`].
+    pub fn load(&mut self) -> Result<(), BehindNatError> {
+        if self.programs.is_empty() {
+            btf::skb_layout().map_err(BehindNatError::Layout)?;
+            self.programs = load(OBJECT, &self.maps)?;
+        }
+        Ok(())
+    }
+
+    /// Has netfilter call the programs, whether this agent lives or not, beside what earlier agents left.
+    ///
+    /// Wherever this is broken off, the earlier links are all there, and the next agent finds a priority that is free.
     ///
     /// # Errors
     ///
     /// The kernel refused. What an earlier agent left goes on.
     pub fn attach(&mut self) -> Result<(), BehindNatError> {
-        if self.attached {
+        self.load()?;
+        if !self.own.is_empty() {
             return Ok(());
         }
-        let earlier = pins(&self.links)?;
-        let hooked = self.hook()?;
-        let pinned = hooked.iter().try_for_each(|(pin, link)| {
-            link::pin(link, pin).map_err(|source| BehindNatError::Pin { path: pin.clone(), source })
-        });
-        if let Err(error) = pinned {
-            // Half of it would take a number from the next attempt.
-            let of_this: Vec<_> =
-                pins(&self.links)?.into_iter().filter(|pin| !earlier.contains(pin)).collect();
-            remove(&of_this)?;
-            return Err(error);
+        let mut own = Vec::new();
+        for (pin, link) in self.hook()? {
+            // The kernel just gave us its priority: whatever is pinned under this name is called by nobody.
+            let pinned = link::remove(&pin).and_then(|()| link::pin(&link, &pin));
+            if let Err(source) = pinned {
+                // Ours, of the other family.
+                remove(&own)?;
+                return Err(BehindNatError::Pin { path: pin, source });
+            }
+            own.push(pin);
         }
-        remove(&earlier)?;
-        self.attached = true;
+        (self.own, self.earlier) = (own, true);
+        Ok(())
+    }
+
+    /// Takes off what earlier agents left beside this one's links, once nobody relies on it.
+    ///
+    /// # Errors
+    ///
+    /// A link cannot be detached.
+    pub fn detach_earlier(&mut self) -> Result<(), BehindNatError> {
+        if self.earlier && !self.own.is_empty() {
+            let earlier: Vec<_> =
+                pins(&self.links)?.into_iter().filter(|pin| !self.own.contains(pin)).collect();
+            remove(&earlier)?;
+            self.earlier = false;
+        }
         Ok(())
     }
 
@@ -128,7 +183,7 @@ impl BehindNat {
     ///
     /// A link cannot be detached.
     pub fn detach(&mut self) -> Result<(), BehindNatError> {
-        self.attached = false;
+        self.own.clear();
         Self::forget(&self.links)
     }
 
@@ -141,21 +196,74 @@ impl BehindNat {
         remove(&pins(links)?)
     }
 
+    /// Whether netfilter calls what is pinned, for both families. Nothing else tells whether a pinned link was detached.
+    #[must_use]
+    pub fn is_judged(links: &Path) -> bool {
+        let Ok(probe) = accept() else { return false };
+        let pins = pins(links).unwrap_or_default();
+        PROGRAMS.iter().all(|(family, _)| pins.iter().any(|pin| is_called(pin, *family, &probe)))
+    }
+
     /// Links of both families, by where to pin them, with a priority that nobody has.
     fn hook(&self) -> Result<Vec<(PathBuf, OwnedFd)>, BehindNatError> {
+        match self.hook_where_free() {
+            Err(BehindNatError::Attach { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {}
+            hooked => return hooked,
+        }
+        // Agents were killed in the middle of this again and again: one link of each family is enough.
+        let pins = pins(&self.links)?;
+        for (family, program) in &self.programs {
+            let of_family = pins.iter().filter(|pin| priority_of(pin, *family).is_some());
+            let (called, dead): (Vec<_>, Vec<_>) =
+                of_family.cloned().partition(|pin| is_called(pin, *family, program));
+            remove(&dead)?;
+            remove(called.get(1..).unwrap_or_default())?;
+        }
+        self.hook_where_free()
+    }
+
+    fn hook_where_free(&self) -> Result<Vec<(PathBuf, OwnedFd)>, BehindNatError> {
         let hooked = |priority: i32| {
             let links = self.programs.iter().map(|(family, program)| {
-                let hook = Hook { family: *family, number: POST_ROUTING, priority };
-                Ok((self.links.join(pin_name(*family, priority)), link::netfilter(program, hook)?))
+                let link = link::netfilter(program, hook(*family, priority))
+                    .map_err(|source| BehindNatError::Attach { family: family_name(*family), source })?;
+                Ok((self.links.join(pin_name(*family, priority)), link))
             });
-            links.collect::<io::Result<Vec<_>>>()
+            links.collect::<Result<Vec<_>, BehindNatError>>()
         };
-        let is_free = |priority: &&i32| {
-            !self.programs.iter().any(|(family, _)| self.links.join(pin_name(*family, **priority)).exists())
-        };
-        let priority = PRIORITIES.iter().find(is_free).unwrap_or(&PRIORITIES[0]);
-        hooked(*priority).map_err(BehindNatError::Attach)
+        let mut last = hooked(*PRIORITIES.start());
+        for priority in PRIORITIES.skip(1) {
+            match &last {
+                Err(BehindNatError::Attach { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+                    last = hooked(priority);
+                }
+                _ => break,
+            }
+        }
+        last
     }
+}
+
+fn hook(family: u32, priority: i32) -> Hook {
+    Hook { family, number: POST_ROUTING, priority }
+}
+
+fn family_name(family: u32) -> &'static str {
+    if family == PROGRAMS[0].0 { "IPv4" } else { "IPv6" }
+}
+
+/// Whether somebody has the priority of a pinned link: no two programs share one.
+fn is_called(pin: &Path, family: u32, program: &OwnedFd) -> bool {
+    priority_of(pin, family).is_some_and(|priority| {
+        let tried = link::netfilter(program, hook(family, priority));
+        tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+    })
+}
+
+/// The priority that a pin of a family's link names.
+fn priority_of(pin: &Path, family: u32) -> Option<i32> {
+    let name = pin.file_name()?.to_str()?;
+    name.strip_prefix(&format!("{PIN_PREFIX}-{family}-"))?.parse().ok()
 }
 
 /// What is pinned of these programs in the folder for links.
@@ -177,147 +285,7 @@ fn pin_name(family: u32, priority: i32) -> String {
 }
 
 fn remove(pins: &[PathBuf]) -> Result<(), BehindNatError> {
-    for pin in pins {
-        let error = |source| BehindNatError::Pin { path: pin.clone(), source };
-        link::detach(pin).map_err(error)?;
-        std::fs::remove_file(pin).map_err(error)?;
-    }
-    Ok(())
-}
-
-/// Loads the programs and lets go of them. Returns how many instructions the verifier went through for each; zero where the kernel
-/// does not tell.
-///
-/// # Errors
-///
-/// See [`BehindNatError`]: this kernel cannot.
-pub fn verify(ebpf: &Ebpf) -> Result<Vec<(&'static str, u32)>, BehindNatError> {
-    btf::skb_layout().map_err(BehindNatError::Layout)?;
-    let names = PROGRAMS.iter().map(|(_, name)| name.to_str().unwrap_or_default());
-    let programs = load(OBJECT, ebpf)?;
-    names.zip(programs).map(|(name, (_, program))| Ok((name, verified_instructions(&program)?))).collect()
-}
-
-/// `BPF_OBJ_GET_INFO_BY_FD`
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-
-/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
-#[repr(C)]
-struct ObjGetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
-fn verified_instructions(program: &OwnedFd) -> Result<u32, BehindNatError> {
-    // SAFETY: zeroes are a value of this struct of integers.
-    let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut get = ObjGetInfo {
-        bpf_fd: program.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of_val(&info)).unwrap_or(0),
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Info)?;
-    Ok(info.verified_insns)
-}
-
-fn load(object: &[u8], ebpf: &Ebpf) -> Result<Vec<(u32, OwnedFd)>, BehindNatError> {
-    let broken = |error: &dyn std::fmt::Display| BehindNatError::Object(error.to_string());
-    let mut object = Object::parse(object).map_err(|error| broken(&error))?;
-    let maps: Vec<_> = object.maps.drain().collect();
-    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let opened =
-        maps.iter().filter_map(|(name, map)| Some((name.as_str(), descriptor(ebpf.map(name)?)?, map)));
-    object.relocate_maps(opened, &sections).map_err(|error| broken(&error))?;
-    object.relocate_calls(&sections).map_err(|error| broken(&error))?;
-    let load = |(family, name): (u32, &'static CStr)| {
-        let text = name.to_str().map_err(|error| broken(&error))?;
-        let program = object.programs.get(text).ok_or_else(|| broken(&format!("no program {text}")))?;
-        let function = object.functions.get(&program.function_key());
-        let function = function.ok_or_else(|| broken(&format!("no code for {text}")))?;
-        Ok((family, load_program(name, text, &function.instructions)?))
-    };
-    PROGRAMS.into_iter().map(load).collect()
-}
-
-fn descriptor(map: &Map) -> Option<RawFd> {
-    let (Map::Array(data)
-    | Map::HashMap(data)
-    | Map::LruHashMap(data)
-    | Map::LpmTrie(data)
-    | Map::PerCpuArray(data)
-    | Map::RingBuf(data)
-    | Map::Unsupported(data)) = map
-    else {
-        return None;
-    };
-    Some(data.fd().as_fd().as_raw_fd())
-}
-
-/// What `BPF_PROG_LOAD` reads of `union bpf_attr`, as far as it is of use here.
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
-}
-
-fn load_program(
-    name: &CStr,
-    text: &'static str,
-    instructions: &[aya_obj::generated::bpf_insn],
-) -> Result<OwnedFd, BehindNatError> {
-    if let Ok(program) = try_load(name, instructions, &mut []) {
-        return Ok(program);
-    }
-    // Once more, with what the verifier says.
-    let mut log = vec![0; LOG];
-    try_load(name, instructions, &mut log).map_err(|source| {
-        let said = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default());
-        // What matters is at the end.
-        let mut last: Vec<&str> = said.lines().rev().take(8).collect();
-        last.reverse();
-        let log = last.iter().fold(String::new(), |log, line| format!("{log}\n  {line}"));
-        BehindNatError::Load { program: text, source, log }
+    pins.iter().try_for_each(|pin| {
+        link::remove(pin).map_err(|source| BehindNatError::Pin { path: pin.clone(), source })
     })
-}
-
-fn try_load(
-    name: &CStr,
-    instructions: &[aya_obj::generated::bpf_insn],
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
-    let mut prog_name = [0; 16];
-    // The kernel keeps fifteen bytes of it; the end tells the family.
-    let bytes = name.to_bytes();
-    let tail = &bytes[bytes.len().saturating_sub(15)..];
-    prog_name[..tail.len()].copy_from_slice(tail);
-    let mut load = ProgLoad {
-        prog_type: NETFILTER,
-        insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
-        insns: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        log_level: u32::from(!log.is_empty()),
-        log_size: u32::try_from(log.len()).map_err(io::Error::other)?,
-        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
-        kern_version: 0,
-        prog_flags: 0,
-        prog_name,
-        prog_ifindex: 0,
-        expected_attach_type: link::NETFILTER,
-    };
-    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    let descriptor = unsafe { bpf(PROG_LOAD, &mut load)? };
-    // SAFETY: the kernel just opened it for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

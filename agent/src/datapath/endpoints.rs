@@ -17,6 +17,7 @@ use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
 use super::wanted::{Guarding, Policy, Role, Wanted};
 use super::{grace, half_open};
+use crate::causes;
 
 /// Where what the pod gets is judged: TC's directions are the node's.
 const TO_POD: TcAttachType = TcAttachType::Egress;
@@ -36,7 +37,7 @@ pub enum EndpointError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A map.
-    #[error("writing to map {map} for interface {interface}: {source}")]
+    #[error("writing to map {map} for interface {interface}: {}", causes::in_one_line(source))]
     Map {
         /// The map.
         map: &'static str,

@@ -1,4 +1,5 @@
-//! Detaching a pinned link at once, and links of netfilter programs, which aya has no calls for.
+//! Links by bpf(2), as far as aya has no calls for them: opening a pin without believing it, detaching at once, and links of
+//! netfilter programs.
 //!
 //! Removing the pin detaches too, but only when the file system's inode is freed: after a lazy RCU grace period, which
 //! may take seconds. Until then the program runs on, without the endpoint it needs.
@@ -11,12 +12,18 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use aya_obj::generated::{bpf_link_info, bpf_link_type};
+
 use super::bpf::bpf;
 
 /// `BPF_OBJ_GET` (`linux/bpf.h`, `enum bpf_cmd`).
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_PIN`
 const OBJ_PIN: libc::c_int = 6;
+/// `BPF_OBJ_GET_INFO_BY_FD`
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+/// `BPF_PROG_QUERY`
+const PROG_QUERY: libc::c_int = 16;
 /// `BPF_LINK_CREATE`. Minimum kernel version: 5.7.
 const LINK_CREATE: libc::c_int = 28;
 /// `BPF_LINK_DETACH`. Minimum kernel version: 5.9.
@@ -28,6 +35,40 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
+#[repr(C)]
+struct ObjGetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// What `BPF_PROG_QUERY` reads and writes of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// A TCX link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tcx {
+    /// Its id.
+    pub(super) id: u32,
+    /// Its interface in the namespace where that is; zero once the link was detached.
+    pub(super) ifindex: u32,
 }
 
 /// What `BPF_LINK_DETACH` reads of `union bpf_attr`.
@@ -101,20 +142,104 @@ pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Detaches the link that is pinned at a path. When this returns, its program is not started any more. The pin stays.
+/// Opens what is pinned at a path: a link, or whatever somebody put there.
 ///
 /// # Errors
 ///
 /// Nothing is pinned there (`ENOENT`), or the kernel refuses.
-pub(super) fn detach(pin: &Path) -> io::Result<()> {
+pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the attribute is what the command reads, and the path it points to outlives the call.
     let descriptor = unsafe { bpf(OBJ_GET, &mut get)? };
     // SAFETY: the kernel just opened it for us, and nobody else knows it.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Which link is pinned at a path; none where nothing is, or what is no TCX link.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub(super) fn tcx(pin: &Path) -> io::Result<Option<Tcx>> {
+    let link = match open(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    // Of a map or program, the kernel would tell other things in the same place.
+    let is_link = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))
+        .is_ok_and(|name| name.as_os_str().as_bytes().ends_with(b"link"));
+    if !is_link {
+        return Ok(None);
+    }
+    // SAFETY: zeroes are a value of this struct of integers.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut get = ObjGetInfo {
+        bpf_fd: link.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get)? };
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel fills in this one of TCX links, and all are integers.
+    let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok(Some(Tcx { id: info.id, ifindex }))
+}
+
+/// Ids of the TCX links on a hook (`BPF_TCX_INGRESS`, ...) of an interface of this process's network namespace.
+///
+/// # Errors
+///
+/// The interface is gone (`ENODEV`), or the kernel refuses.
+pub(super) fn attached(ifindex: u32, hook: u32) -> io::Result<Vec<u32>> {
+    // More than there can be (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
+    let (mut ids, mut programs) = ([0_u32; 64], [0_u32; 64]);
+    let mut query = Query {
+        target_ifindex: ifindex,
+        attach_type: hook,
+        count: u32::try_from(ids.len()).map_err(io::Error::other)?,
+        link_ids: ids.as_mut_ptr() as u64,
+        // Without room for these, it tells no more than how many there are.
+        prog_ids: programs.as_mut_ptr() as u64,
+        ..Query::default()
+    };
+    // SAFETY: the attribute is what the command reads, and there is room for as many ids as it says.
+    unsafe { bpf(PROG_QUERY, &mut query)? };
+    let count = usize::try_from(query.count).map_err(io::Error::other)?;
+    Ok(ids.into_iter().take(count).filter(|id| *id != 0).collect())
+}
+
+/// Removes a pin, and takes its link off at once. What is no link any more, or never was, is no error.
+///
+/// # Errors
+///
+/// The kernel refuses: the pin stays.
+pub(super) fn remove(pin: &Path) -> io::Result<()> {
+    match open(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => detach(&opened?)?,
+    }
+    match std::fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Detaches a link. When this returns, its program is not started any more.
+fn detach(link: &OwnedFd) -> io::Result<()> {
     let mut detach = LinkDetach { link_fd: link.as_raw_fd().cast_unsigned() };
     // SAFETY: the attribute is what the command reads.
-    unsafe { bpf(LINK_DETACH, &mut detach)? };
-    Ok(())
+    match unsafe { bpf(LINK_DETACH, &mut detach) } {
+        // Its interface went first, and took it off; or it is a map, a program, or a link of a kind that cannot be detached: all that
+        // is ours of it is the pin.
+        Err(error)
+            if !matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL | libc::EOPNOTSUPP)) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }

@@ -10,11 +10,11 @@ use aya::programs::TcAttachType;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::attach::{self, AttachError, Mode, Spot};
-use super::link;
 use super::maps::Maps;
 use super::object::map_folder;
 use super::qdiscs::{QdiscError, Qdiscs};
 use super::wanted::Policy;
+use super::{link, pins};
 
 /// Why something is left.
 #[derive(Debug, thiserror::Error)]
@@ -76,20 +76,25 @@ pub struct Removed {
 /// # Errors
 ///
 /// See [`RemovalError`]: something is left.
-pub async fn remove(pins: &Path) -> Result<Removed, RemovalError> {
+pub async fn remove(root: &Path) -> Result<Removed, RemovalError> {
     let mut removed = Removed::default();
-    let is_there = pins.try_exists().map_err(pin_error(pins))?;
+    let is_there = root.try_exists().map_err(pin_error(root))?;
     if is_there {
-        let stat = statfs(pins).map_err(|errno| pin_error(pins)(errno.into()))?;
+        let stat = statfs(root).map_err(|errno| pin_error(root)(errno.into()))?;
         if stat.filesystem_type() != BPF_FS_MAGIC {
-            return Err(RemovalError::NotBpffs(pins.to_owned()));
+            return Err(RemovalError::NotBpffs(root.to_owned()));
         }
-        open_endpoints(pins);
-        removed.links = remove_links(&pins.join("links"))?;
+    }
+    // Those of each boot and namespace; those of agents that knew no such folders are beside them.
+    let mut folders = if is_there { pins::all(root).map_err(pin_error(root))? } else { Vec::new() };
+    folders.push(root.to_owned());
+    for folder in &folders {
+        open_endpoints(folder);
+        removed.links += remove_links(&folder.join("links"))?;
     }
     (removed.filters, removed.qdiscs) = remove_filters().await?;
-    if is_there {
-        removed.maps = remove_maps(pins)?;
+    for folder in &folders {
+        removed.maps += remove_maps(folder)?;
     }
     Ok(removed)
 }
@@ -110,12 +115,7 @@ fn open_endpoints(pins: &Path) {
 fn remove_links(folder: &Path) -> Result<usize, RemovalError> {
     let mut links = 0;
     for pin in entries(folder)? {
-        match link::detach(&pin) {
-            // The veth went first, and took the link off with it.
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(pin_error(&pin)(error)),
-            _ => {}
-        }
-        std::fs::remove_file(&pin).map_err(pin_error(&pin))?;
+        link::remove(&pin).map_err(pin_error(&pin))?;
         links += 1;
     }
     remove_folder(folder)?;

@@ -163,7 +163,8 @@ impl Writer {
             return Ok(());
         }
         self.behind_nat = behind_nat;
-        self.write_state(maps)
+        // Else the next one would think that it is written.
+        self.write_state(maps).inspect_err(|_| self.behind_nat = !behind_nat)
     }
 
     fn write_state(&self, maps: &mut Maps) -> Result<(), WriteError> {

@@ -92,7 +92,7 @@ pub(crate) fn add_veth(index: u32) {
 }
 
 /// Runs requests in the calling thread's namespace.
-fn run<T>(requests: impl AsyncFnOnce(Handle) -> T) -> T {
+pub(crate) fn run<T>(requests: impl AsyncFnOnce(Handle) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();

@@ -85,7 +85,10 @@ impl Agent {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        panic!("the agent neither becomes ready nor ends");
+        panic!(
+            "the agent neither becomes ready nor ends: {:?}",
+            control::ask(&self.socket, Request::Status).map(|status| status.errors)
+        );
     }
 
     /// What it wrote until it ended.

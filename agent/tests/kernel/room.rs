@@ -15,7 +15,7 @@ use crate::removal::{Pins, on_node, programs};
 fn where_the_map_is_full_programs_are_attached_and_it_is_said() {
     on_node(|pods| {
         let pins = Pins::new("room");
-        let folder = map_folder(&pins.0);
+        let folder = map_folder(&postern::datapath::pins::here(&pins.0).unwrap());
         std::fs::create_dir_all(&folder).unwrap();
         // Pinned before the agent makes its own: rows for one veth, and a few more.
         let mut loader = EbpfLoader::new();

@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use postern::control::Status;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::map_folder;
+use postern::datapath::pins;
 use postern::datapath::tables::read_frontends;
 use serde::Serialize;
 use serde_json::json;
@@ -148,7 +149,8 @@ async fn compare(
     };
     let addresses: BTreeMap<String, IpAddr> = listed.items.into_iter().filter_map(address).collect();
 
-    let maps = Maps::open(&map_folder(&world.lab.run().bpffs(world.agents[0].node())))?;
+    let pins = pins::find(&world.lab.run().bpffs(world.agents[0].node()))?;
+    let maps = Maps::open(&map_folder(&pins))?;
     let epoch = maps.state.get(&0, 0)?.epoch;
     let frontends: BTreeSet<IpAddr> =
         read_frontends(&maps, epoch)?.into_keys().map(|frontend| frontend.address).collect();
