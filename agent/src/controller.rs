@@ -60,6 +60,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
 
     // Without knowing the veths there is nothing to start with; later looks may fail.
     controller.view = controller.scanner.scan().await?;
+    controller.unseen.clone_from(&controller.view.unknown);
     controller.engine.set_local_addresses(controller.view.local.iter().copied());
     if let Some(news) = feed.relook() {
         controller.take(news);
@@ -156,6 +157,8 @@ struct Controller {
     datapath: Datapath,
     scanner: Scanner,
     view: View,
+    /// What the last look did not show.
+    unseen: Vec<String>,
     antispoof: Antispoof,
     owners: Owners,
     metrics: Metrics,
@@ -186,6 +189,8 @@ impl Controller {
             datapath.follow_programs().map_err(SetupError::from)?;
         }
         let node: Arc<str> = options.node.as_str().into();
+        let mut scanner = Scanner::open()?;
+        scanner.expect(datapath.endpoints().enforcing());
         let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
         let mut engine = Engine::new(Scope::Node(node.clone()), first_class);
         if !datapath.judges_behind_nat() {
@@ -195,8 +200,9 @@ impl Controller {
             engine,
             node,
             datapath,
-            scanner: Scanner::open()?,
+            scanner,
             view: View::default(),
+            unseen: Vec::new(),
             antispoof: options.antispoof,
             owners,
             metrics,
@@ -219,10 +225,11 @@ impl Controller {
         match self.scanner.scan().await {
             Ok(view) => {
                 self.engine.set_local_addresses(view.local.iter().copied());
+                self.unseen.clone_from(&view.unknown);
                 self.view = view;
             }
             // The next look may do better; until then the veths known stay guarded.
-            Err(error) => warn!(%error, "looking at the node's links failed"),
+            Err(error) => self.unseen = vec![error.to_string()],
         }
     }
 
@@ -273,7 +280,8 @@ impl Controller {
             // What an earlier agent enforced is better than what half a picture would.
             return;
         }
-        let mut failures = Vec::new();
+        // There may be veths, or addresses, that nothing is enforced on.
+        let mut failures = self.unseen.clone();
         if let Err(error) = self.enforce() {
             self.broken_off = true;
             failures.push(error.to_string());

@@ -5,11 +5,13 @@
 //!
 //! Minimum kernel version: 4.20 (`NETLINK_GET_STRICT_CHK`).
 
+mod dump;
 mod monitor;
 mod scan;
 
 use std::net::IpAddr;
 
+pub use self::dump::DumpError;
 pub use self::monitor::{Monitor, open as monitor};
 pub use self::scan::Scanner;
 
@@ -37,6 +39,8 @@ pub struct View {
     pub veths: Vec<Veth>,
     /// The addresses of this namespace: the node's own.
     pub local: Vec<IpAddr>,
+    /// What the kernel did not tell, for people to read.
+    pub unknown: Vec<String>,
 }
 
 /// Why the kernel's links could not be read.
@@ -51,6 +55,6 @@ pub enum LinkError {
         /// What was asked for.
         what: &'static str,
         /// What the kernel said.
-        source: Box<rtnetlink::Error>,
+        source: DumpError,
     },
 }

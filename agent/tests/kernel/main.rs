@@ -7,6 +7,7 @@
 mod agreement;
 mod bench;
 mod budget;
+mod churn;
 mod connections;
 mod expiry;
 mod floods;
