@@ -16,7 +16,7 @@ use postern::datapath::object::{self, GUARD, Settings};
 use postern::datapath::pins;
 use rtnetlink::Handle;
 
-use crate::pod_netns::{PodNetns, enter_node, run};
+use crate::pod_netns::{PodNetns, enter_netns, enter_node, run};
 use crate::removal::{Pins, on_node, programs};
 
 /// The programs, loaded once for all tests: that takes longer than all else.
@@ -210,41 +210,46 @@ fn pins_of_another_namespace_are_not_believed_and_go_when_nothing_uses_them() {
         is_enforced(pods);
     };
     let (pins, node) = (&pins.0, |test: &mut dyn FnMut(&[PodNetns])| {
-        enter_node();
+        enter_netns();
         let address = |last: u8| IpAddr::from([10, 9, 1, last]);
         test(&[PodNetns::create("veth-1", &[address(2)], &[address(1)])]);
     });
     let (to_other, mine) = std::sync::mpsc::channel::<u32>();
     let (to_me, other) = std::sync::mpsc::channel();
-    thread::scope(|scope| {
-        let first = scope.spawn(move || {
-            node(&mut |pods| {
-                start(pins, pods);
-                to_me.send(pods[0].veth.ifindex).unwrap();
-                let _ = mine.recv();
-                // Nobody touched what is in use.
-                is_enforced(pods);
-                let ifindex = pods[0].veth.ifindex;
-                run(async |handle: Handle| handle.link().del(ifindex).execute().await.unwrap());
-                to_me.send(0).unwrap();
-                let _ = mine.recv();
+    let both = move || {
+        // One BPF file system for both.
+        enter_node();
+        thread::scope(|scope| {
+            let first = scope.spawn(move || {
+                node(&mut |pods| {
+                    start(pins, pods);
+                    to_me.send(pods[0].veth.ifindex).unwrap();
+                    let _ = mine.recv();
+                    // Nobody touched what is in use.
+                    is_enforced(pods);
+                    let ifindex = pods[0].veth.ifindex;
+                    run(async |handle: Handle| handle.link().del(ifindex).execute().await.unwrap());
+                    to_me.send(0).unwrap();
+                    let _ = mine.recv();
+                });
             });
-        });
-        let second = scope.spawn(move || {
-            node(&mut |pods| {
-                assert_eq!(other.recv(), Ok(pods[0].veth.ifindex), "the same index in both");
-                start(pins, pods);
-                assert_eq!(links(pins, &["gress"]).len(), 4);
-                to_other.send(0).unwrap();
-                other.recv().unwrap();
-                // Its veth is gone, and all its links are dead.
-                start(pins, pods);
-                assert_eq!(links(pins, &["gress"]).len(), 2);
-                assert_eq!(std::fs::read_dir(pins).unwrap().count(), 1);
-                to_other.send(0).unwrap();
+            let second = scope.spawn(move || {
+                node(&mut |pods| {
+                    assert_eq!(other.recv(), Ok(pods[0].veth.ifindex), "the same index in both");
+                    start(pins, pods);
+                    assert_eq!(links(pins, &["gress"]).len(), 4);
+                    to_other.send(0).unwrap();
+                    other.recv().unwrap();
+                    // Its veth is gone, and all its links are dead.
+                    start(pins, pods);
+                    assert_eq!(links(pins, &["gress"]).len(), 2);
+                    assert_eq!(std::fs::read_dir(pins).unwrap().count(), 1);
+                    to_other.send(0).unwrap();
+                });
             });
+            second.join().unwrap();
+            first.join().unwrap();
         });
-        second.join().unwrap();
-        first.join().unwrap();
-    });
+    };
+    thread::scope(|scope| scope.spawn(both).join().unwrap());
 }

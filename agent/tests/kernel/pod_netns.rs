@@ -36,7 +36,8 @@ pub(crate) fn enter_node() {
     mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).expect("a BPF file system");
 }
 
-fn enter_netns() {
+/// Moves the calling thread to a network namespace of its own.
+pub(crate) fn enter_netns() {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; these tests need root");
 }
 
