@@ -10,7 +10,7 @@
 //! | [`encode`] | policy types to map types and back |
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
-//! | [`behind_nat`] | programs behind the choice of a Service's backend: netfilter |
+//! | [`behind_nat`] | programs in netfilter's hooks: behind the choice of a Service's backend, and before conntrack confirms |
 //! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
@@ -56,7 +56,7 @@ use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 use tracing::warn;
 
 use self::attach::Mode;
-use self::behind_nat::{BehindNat, BehindNatError};
+use self::behind_nat::{BehindNat, BehindNatError, UNCONFIRMED};
 use self::bpffs::BpffsError;
 use self::counters::Counted;
 use self::endpoints::{EndpointError, Endpoints};
@@ -113,6 +113,11 @@ pub enum ExecuteError {
          --services together goes without these programs"
     )]
     BehindNat(#[from] BehindNatError),
+    /// The programs in front of conntrack's confirmation.
+    #[error(
+        "dropping what is denied before conntrack remembers it: {0}; until that works, it fills the node's table"
+    )]
+    Unconfirmed(#[source] BehindNatError),
     /// Reading back what the maps hold.
     #[error("reading the maps: {0}")]
     Read(#[from] MapError),
@@ -127,6 +132,8 @@ pub struct Datapath {
     expiry: Expiry,
     /// `None` where this kernel, or its user, has none of it.
     behind_nat: Option<BehindNat>,
+    /// `None` where this kernel has none of it.
+    unconfirmed: Option<BehindNat>,
     /// Where links are pinned.
     links: PathBuf,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
@@ -149,6 +156,7 @@ impl Datapath {
         let mut ebpf = object::load(Some(&here), settings)?;
         let links = here.join("links");
         let behind_nat = behind_nat(&ebpf, &links, settings.services).map_err(failed)?;
+        let unconfirmed = unconfirmed(&ebpf, &links).map_err(failed)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let (mut writer, first_class) = Writer::begin(&mut maps)?;
         if !BehindNat::is_judged(&links) {
@@ -157,7 +165,9 @@ impl Datapath {
         }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
         let expiry = Expiry::start(&maps)?;
-        Ok((Self { ebpf, maps, writer, endpoints, expiry, behind_nat, links, rest: Vec::new() }, first_class))
+        let rest = Vec::new();
+        let this = Self { ebpf, maps, writer, endpoints, expiry, behind_nat, unconfirmed, links, rest };
+        Ok((this, first_class))
     }
 
     /// Whether packets to Services are judged by the backend that each goes to. Else the engine must be told
@@ -295,6 +305,7 @@ impl Datapath {
         }
         let (changed, failed) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
         errors.extend(failed.into_iter().map(ExecuteError::from));
+        errors.extend(self.hook_unconfirmed(wanted, hold).err());
         if !is_needed && self.endpoints.enforcing().is_empty() {
             errors.extend(self.detach_behind_nat().err());
         }
@@ -304,6 +315,12 @@ impl Datapath {
         {
             // No veth has an earlier agent's programs any more.
             errors.extend(behind_nat.detach_earlier().map_err(Into::into).err());
+        }
+        if !hold
+            && errors.is_empty()
+            && let Some(unconfirmed) = &mut self.unconfirmed
+        {
+            errors.extend(unconfirmed.detach_earlier().map_err(ExecuteError::Unconfirmed).err());
         }
         if changed {
             // What passed under the classes a veth had before is to be judged by those it has now.
@@ -329,9 +346,22 @@ impl Datapath {
         self.writer.set_behind_nat(&mut self.maps, false)?;
         match &mut self.behind_nat {
             Some(behind_nat) => behind_nat.detach()?,
-            None => BehindNat::forget(&self.links)?,
+            None => BehindNat::forget(&self.links, &behind_nat::BEHIND_NAT)?,
         }
         Ok(())
+    }
+
+    /// Has what is denied dropped before conntrack remembers it, while a veth of this node lets not everything in. With `hold`, veths
+    /// that nothing is known of yet may need it.
+    fn hook_unconfirmed(&mut self, wanted: &BTreeMap<u32, Wanted>, hold: bool) -> Result<(), ExecuteError> {
+        let is_isolated = |want: &Wanted| want.policy().is_some_and(|it| it.ingress != ClassId::NOT_ISOLATED);
+        let hooked = match &mut self.unconfirmed {
+            None => BehindNat::forget(&self.links, &UNCONFIRMED),
+            Some(unconfirmed) if wanted.values().any(is_isolated) => unconfirmed.attach(),
+            Some(_) if hold => Ok(()),
+            Some(unconfirmed) => unconfirmed.detach(),
+        };
+        hooked.map_err(ExecuteError::Unconfirmed)
     }
 
     /// Removes what earlier agents left in the maps and `wanted` does not hold.
@@ -385,6 +415,21 @@ fn behind_nat(ebpf: &Ebpf, links: &Path, services: Services) -> std::io::Result<
     // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
     let _ = behind_nat.load();
     Ok(Some(behind_nat))
+}
+
+/// The programs in front of conntrack's confirmation, where there can be any.
+fn unconfirmed(ebpf: &Ebpf, links: &Path) -> std::io::Result<Option<BehindNat>> {
+    if let Err(missing) = behind_nat::probe() {
+        warn!(
+            "what pods may not get fills the node's conntrack table, for which docs/packet-path.md says what helps; this kernel \
+             cannot do better: {missing}"
+        );
+        return Ok(None);
+    }
+    let mut unconfirmed = BehindNat::at(&UNCONFIRMED, ebpf, links)?;
+    // As above.
+    let _ = unconfirmed.load();
+    Ok(Some(unconfirmed))
 }
 
 /// What was flipped since packets on their way were last waited for. A packet reads its pod's class, then its peer's,

@@ -24,6 +24,8 @@ pub struct Veth {
     pub interface: String,
     /// The other end's network namespace, by its id here (`IFLA_LINK_NETNSID`).
     pub netns: i32,
+    /// Index of the device that it is a port of, a bridge as a rule; zero where it is none's (`IFLA_MASTER`).
+    pub master: u32,
     /// Addresses of the other end, link-local IPv6 ones left out: every interface has one.
     pub addresses: Vec<IpAddr>,
     /// The node itself is on a network behind this veth: its own address here has a prefix shorter than the address, as

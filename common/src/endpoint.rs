@@ -9,7 +9,7 @@ pub const QUARANTINE: u32 = u32::MAX;
 map_types! {
     /// Value of map `ENDPOINTS`, by interface index of the host-side veth. Written by the agent in one update, so that
     /// a packet sees either the old classes or the new ones.
-    pub struct Endpoint [20] {
+    pub struct Endpoint [24] {
         /// Subject class of what the pod gets; [`NOT_ISOLATED`] or a class in map `VERDICTS`.
         pub ingress_class: u32 = 0,
         /// Subject class of what the pod sends.
@@ -21,6 +21,8 @@ map_types! {
         /// The pod's network namespace: one more than its id in that of the veth (`IFLA_LINK_NETNSID`). Zero: its sockets
         /// cannot be asked.
         pub netns: u32 = 16,
+        /// Interface index of the device that the veth is a port of, a bridge as a rule. Zero: of none.
+        pub master: u32 = 20,
     }
 
     /// Key of map `POD_ADDRESSES4`.

@@ -76,8 +76,9 @@ map_types! {
         pub protocol: u16 = 10,
     }
 
-    /// Byte offsets of fields of the kernel's `struct sk_buff`: a global of the programs, set when they are loaded.
-    pub struct SkbLayout [20] {
+    /// Byte offsets of fields of the kernel's own structs, of `struct sk_buff` unless it says otherwise: a global of the programs,
+    /// set when they are loaded.
+    pub struct SkbLayout [36] {
         /// `tc_index`
         pub tc_index: u32 = 0,
         /// `len`
@@ -88,6 +89,14 @@ map_types! {
         pub head: u32 = 12,
         /// `network_header`
         pub network_header: u32 = 16,
+        /// `_nfct`; zero: this kernel tracks no connections.
+        pub nfct: u32 = 20,
+        /// `sk`
+        pub sk: u32 = 24,
+        /// `out` of `struct nf_hook_state`
+        pub out: u32 = 28,
+        /// `ifindex` of `struct net_device`
+        pub ifindex: u32 = 32,
     }
 }
 

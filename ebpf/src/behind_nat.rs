@@ -51,7 +51,7 @@ fn reason<A: Address>(skb: Skb, slot: u32) -> Option<Reason> {
     let Some(source) = skb.read::<A>(A::SOURCE) else {
         return Some(Reason::Untraceable);
     };
-    let Some((protocol, transport)) = A::transport(skb) else {
+    let Ok((protocol, transport)) = A::transport(skb) else {
         return untraceable(source);
     };
     let (Some(destination), Some([source_port, port])) =

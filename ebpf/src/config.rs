@@ -28,9 +28,19 @@ static POSTERN_TICK: Global<u64> = Global::new(4_000_000);
 
 /// Where the kernel keeps what netfilter programs read of a packet.
 #[unsafe(no_mangle)]
-static POSTERN_SKB: SkbLayout = SkbLayout { tc_index: 0, len: 0, data_len: 0, head: 0, network_header: 0 };
+static POSTERN_SKB: SkbLayout = SkbLayout {
+    tc_index: 0,
+    len: 0,
+    data_len: 0,
+    head: 0,
+    network_header: 0,
+    nfct: 0,
+    sk: 0,
+    out: 0,
+    ifindex: 0,
+};
 
-/// Byte offsets in the kernel's `struct sk_buff`.
+/// Byte offsets in the kernel's own structs.
 #[inline(always)]
 pub fn skb() -> SkbLayout {
     let layout = &raw const POSTERN_SKB;
@@ -42,6 +52,10 @@ pub fn skb() -> SkbLayout {
             data_len: read_volatile(&raw const (*layout).data_len),
             head: read_volatile(&raw const (*layout).head),
             network_header: read_volatile(&raw const (*layout).network_header),
+            nfct: read_volatile(&raw const (*layout).nfct),
+            sk: read_volatile(&raw const (*layout).sk),
+            out: read_volatile(&raw const (*layout).out),
+            ifindex: read_volatile(&raw const (*layout).ifindex),
         }
     }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, Flow4, Flow6, IPV6, wide};
-use postern_common::endpoint::{PodAddress4, PodAddress6};
+use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 use postern_common::service::{Backend, Frontend, FrontendKey4, FrontendKey6};
 
@@ -72,6 +72,9 @@ pub trait Address: Copy + Default + PartialEq {
     /// Whether the address is one of the pod's own.
     fn is_pods(self, ifindex: u32) -> bool;
 
+    /// The veth of the pod of this node that has the address; none, or zero, where there is not exactly one.
+    fn owner(self) -> Option<u32>;
+
     /// Whether nobody in particular has the address: it may be sent from, and is judged like any other.
     fn is_nobodys(self) -> bool;
 
@@ -79,7 +82,7 @@ pub trait Address: Copy + Default + PartialEq {
     fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket;
 
     /// Protocol of a packet in netfilter's hooks, and byte offset of its transport header behind the IP header's beginning.
-    fn transport(skb: Skb) -> Option<(u8, u32)>;
+    fn transport(skb: Skb) -> Result<(u8, u32), Unreadable>;
 
     /// The address where both families share a map.
     fn widen(self) -> [u64; 2];
@@ -172,6 +175,11 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
+            fn owner(self) -> Option<u32> {
+                steady::read(|| $owns.get_ptr($own { ifindex: ANY_VETH, address: self.bytes() }))
+            }
+
+            #[inline(always)]
             fn widen(self) -> [u64; 2] {
                 let mut bytes = [0; 16];
                 bytes[..$bytes].copy_from_slice(&self.bytes());
@@ -235,7 +243,7 @@ address_family!(
         }
 
         #[inline(always)]
-        fn transport(skb: Skb) -> Option<(u8, u32)> {
+        fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
             parse::transport_behind_ipv4(skb)
         }
 
@@ -307,7 +315,7 @@ address_family!(
         }
 
         #[inline(always)]
-        fn transport(skb: Skb) -> Option<(u8, u32)> {
+        fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
             parse::transport_behind_ipv6(skb)
         }
 

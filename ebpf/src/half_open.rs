@@ -21,17 +21,37 @@ use crate::slot;
 /// Tells the scene's flow from others: to be called before anything else here.
 #[inline(always)]
 pub fn identify<A: Address>(scene: &mut Scene<A>) {
-    let protocol = A::FAMILY | u32::from(scene.packet.protocol);
-    scene.identity = Identity {
-        pod: scene.pod.0.widen(),
-        peer: scene.peer.0.widen(),
-        pod_port: scene.pod.1,
-        peer_port: scene.peer.1,
-        protocol,
-    };
-    let ports = u64::from(scene.pod.1) << 16 | u64::from(scene.peer.1);
+    (scene.identity, scene.hash) = identity(scene.pod, scene.peer, scene.packet.protocol);
+}
+
+/// What tells a flow between a pod and a peer from others, and the hash of that.
+#[inline(always)]
+pub fn identity<A: Address>(pod: (A, u16), peer: (A, u16), protocol: u8) -> (Identity, u64) {
+    let protocol = A::FAMILY | u32::from(protocol);
+    let identity =
+        Identity { pod: pod.0.widen(), peer: peer.0.widen(), pod_port: pod.1, peer_port: peer.1, protocol };
+    let ports = u64::from(pod.1) << 16 | u64::from(peer.1);
     let hash = slot::mix(ports, u64::from(protocol));
-    scene.hash = scene.pod.0.mix(scene.peer.0.mix(hash));
+    (identity, pod.0.mix(peer.0.mix(hash)))
+}
+
+/// Whether a veth has, or had, a half-open flow, whichever side started it: for whoever only asks. One that another replaces at this
+/// moment may be missed.
+#[inline(always)]
+pub fn knows(ifindex: u32, identity: &Identity, hash: u64) -> bool {
+    let number = hash as u32 & (config::rows() - 1);
+    let Some(row) = HALF_OPEN.get_ptr(RowKey { ifindex, number }) else {
+        return false;
+    };
+    let mut at = 0;
+    while at < HALF_OPEN_WAYS * 2 {
+        // SAFETY: until this program ends, the memory stays a row.
+        if unsafe { expires(row, at) != 0 && is_flow(identity, row, at) } {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 /// The row of the scene's flow. None: its veth has no room, or carries no programs any more.

@@ -4,9 +4,10 @@
 //! types in `postern-common`; the agent writes the policy, the programs the flows, fragments and counters.
 //!
 //! What may be on its way to a Service's backend is judged once more, behind the choice of the backend: [`service`] is the near side
-//! of that, [`behind_nat`] the far one.
+//! of that, [`behind_nat`] the far one. What a pod may not get is dropped by [`unconfirmed`] already, where it would be remembered
+//! as a connection on its way to the veth.
 //!
-//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`); 6.4 for [`behind_nat`].
+//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`); 6.4 for [`behind_nat`] and [`unconfirmed`].
 
 #![no_std]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
@@ -31,4 +32,5 @@ pub mod skb;
 pub mod slot;
 pub mod sockets;
 pub mod steady;
+pub mod unconfirmed;
 pub mod verdict;

@@ -9,7 +9,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_ebpf::skb::{NetfilterContext, Skb};
-use postern_ebpf::{behind_nat, filter, guard};
+use postern_ebpf::{behind_nat, filter, guard, unconfirmed};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]
@@ -46,6 +46,22 @@ pub extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {
 pub extern "C" fn postern_behind_nat6(context: *const NetfilterContext) -> u32 {
     // SAFETY: the kernel calls with the context of this program.
     behind_nat::judge::<[u32; 4]>(unsafe { Skb::of(context) })
+}
+
+/// `NF_INET_POST_ROUTING` for IPv4, the last before conntrack confirms connections: whether the pod that a new one goes to may get it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub extern "C" fn postern_unconfirmed4(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the kernel calls with the context of this program.
+    unsafe { unconfirmed::judge::<u32>(context) }
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub extern "C" fn postern_unconfirmed6(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the kernel calls with the context of this program.
+    unsafe { unconfirmed::judge::<[u32; 4]>(context) }
 }
 
 #[panic_handler]

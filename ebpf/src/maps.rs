@@ -56,11 +56,11 @@ pub static PORT_PAGES: HashMap<PortPageKey, PortPage, MAX_PORT_PAGES, GROWING> =
 #[btf_map]
 pub static STATE: Array<State, 1> = Array::new();
 
-/// (veth, address) -> 1: the pod's own addresses. Written by the agent.
+/// (veth, address) -> 1: the pod's own addresses; without the veth, the one that has it, or zero. Written by the agent.
 #[btf_map]
 pub static POD_ADDRESSES4: HashMap<PodAddress4, u32, MAX_POD_ADDRESSES, GROWING> = HashMap::new();
 
-/// (veth, address) -> 1: the pod's own addresses. Written by the agent.
+/// (veth, address) -> 1: the pod's own addresses; without the veth, the one that has it, or zero. Written by the agent.
 #[btf_map]
 pub static POD_ADDRESSES6: HashMap<PodAddress6, u32, MAX_POD_ADDRESSES, GROWING> = HashMap::new();
 

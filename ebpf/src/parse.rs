@@ -10,9 +10,10 @@ pub use self::arp::sender as arp_sender;
 pub use self::ethernet::{Frame, ethertype, frame};
 pub use self::ipv4::{parse as ipv4, quote as quote_ipv4, transport as transport_behind_ipv4};
 pub use self::ipv6::{
-    MAX_OFFSET, is_link, is_link_local, parse as ipv6, quote as quote_ipv6,
+    MAX_OFFSET, is_link, is_link_local, may_be_link, parse as ipv6, quote as quote_ipv6,
     transport as transport_behind_ipv6,
 };
+pub use self::transport::of_skb as transport_of_skb;
 
 /// What one packet says about its connection.
 ///

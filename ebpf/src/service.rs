@@ -101,12 +101,13 @@ fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
     let digest =
         digest(protocol, end.wrapping_sub(at) as u32, |offset| ctx.load::<u32>(at + offset as usize).ok());
     let Some(digest) = digest else { return false };
-    let key = Hairpin {
-        ifindex: scene.ifindex,
-        digest,
-        port: scene.pod.1,
-        protocol: A::FAMILY as u16 | u16::from(protocol),
-    };
+    is_noted(scene.ifindex, digest, scene.pod.1, A::FAMILY as u16 | u16::from(protocol))
+}
+
+/// Whether a packet on its way back to who sent it was noted a moment ago.
+#[inline(always)]
+pub fn is_noted(ifindex: u32, digest: u32, port: u16, protocol: u16) -> bool {
+    let key = Hairpin { ifindex, digest, port, protocol };
     let Some(expires) = maps::HAIRPINS.get_ptr(&key) else { return false };
     // SAFETY: until this program ends, the memory stays an element of this map.
     let expires = unsafe { expires.read_volatile() };

@@ -2,8 +2,6 @@
 //!
 //! Minimum kernel version: 6.4 (`BPF_PROG_TYPE_NETFILTER`).
 
-use core::ffi::c_void;
-
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use crate::config;
@@ -11,8 +9,27 @@ use crate::config;
 /// `struct bpf_nf_ctx` (`include/linux/bpf.h`), what a netfilter program is called with.
 #[repr(C)]
 pub struct NetfilterContext {
-    state: *const c_void,
+    state: *const u8,
     skb: *const u8,
+}
+
+/// Interface index of the device that a hook's packet is about to leave by; zero where there is none.
+///
+/// # Safety
+///
+/// The context must be that of the running program.
+#[inline(always)]
+pub unsafe fn out(context: *const NetfilterContext) -> u32 {
+    let layout = config::skb();
+    // SAFETY: the caller's; and of what is behind the pointers, as in `Skb::field`. The verifier has the kernel check the addresses.
+    unsafe {
+        let state = (&raw const (*context).state).read_volatile();
+        let device = state.add(layout.out as usize).cast::<*const u8>().read_volatile();
+        if device.is_null() {
+            return 0;
+        }
+        device.add(layout.ifindex as usize).cast::<u32>().read_volatile()
+    }
 }
 
 /// A packet in a netfilter hook.
@@ -42,6 +59,20 @@ impl Skb {
     #[inline(always)]
     pub fn tc_index(self) -> u16 {
         self.field(config::skb().tc_index)
+    }
+
+    /// What conntrack says of the packet (`enum ip_conntrack_info`); zero for what it does not track, too.
+    #[inline(always)]
+    pub fn connection(self) -> u32 {
+        let offset = config::skb().nfct;
+        // Its lowest bits, of an address otherwise (`NFCT_INFOMASK`).
+        if offset == 0 { 0 } else { self.field::<u64>(offset) as u32 & 7 }
+    }
+
+    /// Whether the packet carries the socket that sent it: a process of the node did.
+    #[inline(always)]
+    pub fn has_socket(self) -> bool {
+        !self.field::<*const u8>(config::skb().sk).is_null()
     }
 
     /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.

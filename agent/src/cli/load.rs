@@ -67,7 +67,8 @@ impl Load {
         println!("{table}");
         if let Some(error) = without {
             println!(
-                "\nnothing can be judged behind the choice of a Service's backend (--services together): {error}"
+                "\nnothing can be judged behind the choice of a Service's backend (--services together), and what pods may not get \
+                 leaves entries in the node's conntrack table: {error}"
             );
         }
         let mode = attach::probe();

@@ -95,7 +95,7 @@ pub(super) fn wanted(
             [LocalPod { pod, subject, .. }] if subject.is_isolated() => {
                 let guarding = antispoof.guarding(pod);
                 let pod = (pod.id.clone(), &pod.addresses[..]);
-                Some(Wanted::subject(interface(), pod, subject, guarding, veth.netns))
+                Some(Wanted::subject(interface(), pod, subject, guarding, veth.netns).port_of(veth.master))
             }
             [_, _, ..] if behind.iter().any(|pod| pod.subject.is_isolated()) => {
                 Some(Wanted::quarantine(interface()))

@@ -1,5 +1,5 @@
-//! The pods' own addresses in the maps (`POD_ADDRESSES4`, `POD_ADDRESSES6`), by veth, and once more without. Written here
-//! alone.
+//! The pods' own addresses in the maps (`POD_ADDRESSES4`, `POD_ADDRESSES6`), by veth, and once more without: there stands
+//! which veth has it, as long as there is one alone. Written here alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -46,15 +46,14 @@ impl PodAddresses {
         ifindex: u32,
         wanted: &BTreeSet<IpAddr>,
     ) -> Result<(), MapError> {
-        let held = self.0.entry(ifindex).or_default();
         for address in wanted {
-            if held.contains(address) {
+            if self.0.get(&ifindex).is_some_and(|held| held.contains(address)) {
                 continue;
             }
-            for ifindex in [ANY_VETH, ifindex] {
-                maps.add_pod_address(ifindex, *address)?;
-            }
-            held.insert(*address);
+            let is_others = self.0.iter().any(|(other, held)| *other != ifindex && held.contains(address));
+            maps.set_owner(*address, (!is_others).then_some(ifindex))?;
+            maps.add_pod_address(ifindex, *address)?;
+            self.0.entry(ifindex).or_default().insert(*address);
         }
         Ok(())
     }
@@ -69,9 +68,11 @@ impl PodAddresses {
         let Some(held) = self.0.get(&ifindex) else { return Ok(()) };
         let stale: Vec<IpAddr> = held.difference(wanted).copied().collect();
         for address in stale {
-            let is_others = self.0.iter().any(|(other, held)| *other != ifindex && held.contains(&address));
-            if !is_others {
-                maps.remove_pod_address(ANY_VETH, address)?;
+            let others = self.0.iter().filter(|(other, held)| **other != ifindex && held.contains(&address));
+            match others.map(|(other, _)| *other).collect::<Vec<_>>()[..] {
+                [] => maps.remove_pod_address(ANY_VETH, address)?,
+                [owner] => maps.set_owner(address, Some(owner))?,
+                _ => {}
             }
             maps.remove_pod_address(ifindex, address)?;
             if let Some(held) = self.0.get_mut(&ifindex) {

@@ -1,7 +1,8 @@
-//! The programs behind the choice of a Service's backend: loaded and hooked into netfilter here, since aya does not know their type.
+//! The programs in netfilter's hooks, loaded and hooked in here, since aya does not know their type: those behind the choice of a
+//! Service's backend, and those that drop what is denied before conntrack remembers it.
 //!
 //! Minimum kernel version: 6.4, with BTF and `CONFIG_NETFILTER_BPF_LINK`. Elsewhere, and only there ([`probe`]), frontends are judged
-//! by all of their backends together.
+//! by all of their backends together, and what is denied is remembered.
 
 mod load;
 
@@ -21,14 +22,35 @@ use super::object::OBJECT;
 
 /// `NF_INET_POST_ROUTING`: behind destination NAT for all that a node forwards, whoever chose.
 const POST_ROUTING: u32 = 4;
-/// In front of `NF_IP_PRI_NAT_SRC` (100), so that packets still carry their pod's address. An agent that takes over from another one
-/// takes another number, the first that nobody has: for a moment, both are asked.
-const PRIORITIES: RangeInclusive<i32> = 90..=99;
+/// A place in POST_ROUTING, and the programs that belong there.
+#[derive(Debug)]
+pub struct Place {
+    /// How pins of its links begin; those of veths begin with a number.
+    prefix: &'static str,
+    /// An agent that takes over from another one takes another number, the first that nobody has: for a moment, both are asked.
+    priorities: RangeInclusive<i32>,
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`, and their program's name.
+    programs: [(u32, &'static CStr); 2],
+}
 
-/// `NFPROTO_IPV4`, `NFPROTO_IPV6`, and their program's name.
-pub(super) const PROGRAMS: [(u32, &CStr); 2] = [(2, c"postern_behind_nat4"), (10, c"postern_behind_nat6")];
+/// In front of `NF_IP_PRI_NAT_SRC` (100), so that packets still carry their pod's address.
+pub static BEHIND_NAT: Place = Place {
+    prefix: "behind-nat",
+    priorities: 90..=99,
+    programs: [(2, c"postern_behind_nat4"), (10, c"postern_behind_nat6")],
+};
 
-/// Why there are no programs behind NAT.
+/// The last in front of `NF_IP_PRI_CONNTRACK_CONFIRM` (`INT_MAX`), so that packets are as their pod gets them.
+pub static UNCONFIRMED: Place = Place {
+    prefix: "unconfirmed",
+    priorities: i32::MAX - 10..=i32::MAX - 1,
+    programs: [(2, c"postern_unconfirmed4"), (10, c"postern_unconfirmed6")],
+};
+
+/// All of them.
+static PLACES: [&Place; 2] = [&BEHIND_NAT, &UNCONFIRMED];
+
+/// Why there are no programs in netfilter's hooks.
 #[derive(Debug, thiserror::Error)]
 pub enum BehindNatError {
     /// The object.
@@ -53,11 +75,13 @@ pub enum BehindNatError {
     /// Netfilter refused.
     #[error(
         "hooking a program into netfilter's POST_ROUTING of {family} (BPF_LINK_CREATE, priority {} to {}): {source}",
-        PRIORITIES.start(), PRIORITIES.end()
+        priorities.start(), priorities.end()
     )]
     Attach {
         /// `IPv4` or `IPv6`
         family: &'static str,
+        /// Those that were tried.
+        priorities: RangeInclusive<i32>,
         /// What the kernel said.
         source: io::Error,
     },
@@ -71,9 +95,10 @@ pub enum BehindNatError {
     },
 }
 
-/// The programs, and whether netfilter calls them.
+/// The programs of a place, and whether netfilter calls them.
 #[derive(Debug)]
 pub struct BehindNat {
+    place: &'static Place,
     /// The maps that they work on, by name.
     maps: Vec<(String, OwnedFd)>,
     /// None until they are loaded.
@@ -113,7 +138,17 @@ impl BehindNat {
     ///
     /// There are too many open files.
     pub fn new(ebpf: &Ebpf, links: &Path) -> io::Result<Self> {
+        Self::at(&BEHIND_NAT, ebpf, links)
+    }
+
+    /// The same for the programs of another place.
+    ///
+    /// # Errors
+    ///
+    /// There are too many open files.
+    pub fn at(place: &'static Place, ebpf: &Ebpf, links: &Path) -> io::Result<Self> {
         Ok(Self {
+            place,
             maps: maps(ebpf)?,
             programs: Vec::new(),
             links: links.to_owned(),
@@ -130,7 +165,7 @@ impl BehindNat {
     pub fn load(&mut self) -> Result<(), BehindNatError> {
         if self.programs.is_empty() {
             btf::skb_layout().map_err(BehindNatError::Layout)?;
-            self.programs = load(OBJECT, &self.maps)?;
+            self.programs = load(OBJECT, &self.maps, self.place)?;
         }
         Ok(())
     }
@@ -170,7 +205,7 @@ impl BehindNat {
     pub fn detach_earlier(&mut self) -> Result<(), BehindNatError> {
         if self.earlier && !self.own.is_empty() {
             let earlier: Vec<_> =
-                pins(&self.links)?.into_iter().filter(|pin| !self.own.contains(pin)).collect();
+                pins(&self.links, self.place)?.into_iter().filter(|pin| !self.own.contains(pin)).collect();
             remove(&earlier)?;
             self.earlier = false;
         }
@@ -184,7 +219,7 @@ impl BehindNat {
     /// A link cannot be detached.
     pub fn detach(&mut self) -> Result<(), BehindNatError> {
         self.own.clear();
-        Self::forget(&self.links)
+        Self::forget(&self.links, self.place)
     }
 
     /// Takes off what any agent pinned.
@@ -192,16 +227,16 @@ impl BehindNat {
     /// # Errors
     ///
     /// A link cannot be detached.
-    pub fn forget(links: &Path) -> Result<(), BehindNatError> {
-        remove(&pins(links)?)
+    pub fn forget(links: &Path, place: &Place) -> Result<(), BehindNatError> {
+        remove(&pins(links, place)?)
     }
 
-    /// Whether netfilter calls what is pinned, for both families. Nothing else tells whether a pinned link was detached.
+    /// Whether netfilter calls what is pinned behind NAT, for both families. Nothing else tells whether a pinned link was detached.
     #[must_use]
     pub fn is_judged(links: &Path) -> bool {
         let Ok(probe) = accept() else { return false };
-        let pins = pins(links).unwrap_or_default();
-        PROGRAMS.iter().all(|(family, _)| pins.iter().any(|pin| is_called(pin, *family, &probe)))
+        let (place, pins) = (&BEHIND_NAT, pins(links, &BEHIND_NAT).unwrap_or_default());
+        place.programs.iter().all(|(family, _)| pins.iter().any(|pin| place.is_called(pin, *family, &probe)))
     }
 
     /// Links of both families, by where to pin them, with a priority that nobody has.
@@ -211,11 +246,11 @@ impl BehindNat {
             hooked => return hooked,
         }
         // Agents were killed in the middle of this again and again: one link of each family is enough.
-        let pins = pins(&self.links)?;
+        let pins = pins(&self.links, self.place)?;
         for (family, program) in &self.programs {
-            let of_family = pins.iter().filter(|pin| priority_of(pin, *family).is_some());
+            let of_family = pins.iter().filter(|pin| self.place.priority_of(pin, *family).is_some());
             let (called, dead): (Vec<_>, Vec<_>) =
-                of_family.cloned().partition(|pin| is_called(pin, *family, program));
+                of_family.cloned().partition(|pin| self.place.is_called(pin, *family, program));
             remove(&dead)?;
             remove(called.get(1..).unwrap_or_default())?;
         }
@@ -226,13 +261,13 @@ impl BehindNat {
         let hooked = |priority: i32| {
             let links = self.programs.iter().map(|(family, program)| {
                 let link = link::netfilter(program, hook(*family, priority))
-                    .map_err(|source| BehindNatError::Attach { family: family_name(*family), source })?;
-                Ok((self.links.join(pin_name(*family, priority)), link))
+                    .map_err(|source| self.place.refused(*family, source))?;
+                Ok((self.links.join(self.place.pin_name(*family, priority)), link))
             });
             links.collect::<Result<Vec<_>, BehindNatError>>()
         };
-        let mut last = hooked(*PRIORITIES.start());
-        for priority in PRIORITIES.skip(1) {
+        let mut last = hooked(*self.place.priorities.start());
+        for priority in self.place.priorities.clone().skip(1) {
             match &last {
                 Err(BehindNatError::Attach { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
                     last = hooked(priority);
@@ -248,40 +283,40 @@ fn hook(family: u32, priority: i32) -> Hook {
     Hook { family, number: POST_ROUTING, priority }
 }
 
-fn family_name(family: u32) -> &'static str {
-    if family == PROGRAMS[0].0 { "IPv4" } else { "IPv6" }
+impl Place {
+    fn pin_name(&self, family: u32, priority: i32) -> String {
+        format!("{}-{family}-{priority}", self.prefix)
+    }
+
+    /// The priority that a pin of a family's link names.
+    fn priority_of(&self, pin: &Path, family: u32) -> Option<i32> {
+        let name = pin.file_name()?.to_str()?;
+        name.strip_prefix(&format!("{}-{family}-", self.prefix))?.parse().ok()
+    }
+
+    /// Whether somebody has the priority of a pinned link: no two programs share one.
+    fn is_called(&self, pin: &Path, family: u32, program: &OwnedFd) -> bool {
+        self.priority_of(pin, family).is_some_and(|priority| {
+            let tried = link::netfilter(program, hook(family, priority));
+            tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+        })
+    }
+
+    fn refused(&self, family: u32, source: io::Error) -> BehindNatError {
+        let name = if family == self.programs[0].0 { "IPv4" } else { "IPv6" };
+        BehindNatError::Attach { family: name, priorities: self.priorities.clone(), source }
+    }
 }
 
-/// Whether somebody has the priority of a pinned link: no two programs share one.
-fn is_called(pin: &Path, family: u32, program: &OwnedFd) -> bool {
-    priority_of(pin, family).is_some_and(|priority| {
-        let tried = link::netfilter(program, hook(family, priority));
-        tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
-    })
-}
-
-/// The priority that a pin of a family's link names.
-fn priority_of(pin: &Path, family: u32) -> Option<i32> {
-    let name = pin.file_name()?.to_str()?;
-    name.strip_prefix(&format!("{PIN_PREFIX}-{family}-"))?.parse().ok()
-}
-
-/// What is pinned of these programs in the folder for links.
-fn pins(links: &Path) -> Result<Vec<PathBuf>, BehindNatError> {
+/// What is pinned of a place's programs in the folder for links.
+fn pins(links: &Path, place: &Place) -> Result<Vec<PathBuf>, BehindNatError> {
     let error = |source| BehindNatError::Pin { path: links.to_owned(), source };
     let entries = std::fs::read_dir(links).map_err(error)?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
     let is_ours = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PIN_PREFIX))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(place.prefix))
     };
     Ok(paths.map_err(error)?.into_iter().filter(is_ours).collect())
-}
-
-/// How pins of these links begin; those of veths begin with a number.
-const PIN_PREFIX: &str = "behind-nat";
-
-fn pin_name(family: u32, priority: i32) -> String {
-    format!("{PIN_PREFIX}-{family}-{priority}")
 }
 
 fn remove(pins: &[PathBuf]) -> Result<(), BehindNatError> {

@@ -30,7 +30,7 @@ mod kind {
 /// Bytes of a type without what its kind adds.
 const TYPE: usize = 12;
 
-/// The running kernel's `struct sk_buff`, looked up once.
+/// Where the running kernel keeps what netfilter programs read, looked up once.
 ///
 /// # Errors
 ///
@@ -48,12 +48,22 @@ fn read_skb_layout() -> io::Result<SkbLayout> {
             btf.member(skb, field).ok_or_else(|| unusable(&format!("struct sk_buff has no {field}")))?;
         Ok::<_, io::Error>(bits / 8)
     };
+    let of_other = |name: &str, field: &str| {
+        let bits = btf.find(name).and_then(|found| btf.member(found, field));
+        bits.map(|bits| bits / 8)
+            .ok_or_else(|| unusable(&format!("it describes no {field} of struct {name}")))
+    };
     Ok(SkbLayout {
         tc_index: offset("tc_index")?,
         len: offset("len")?,
         data_len: offset("data_len")?,
         head: offset("head")?,
         network_header: offset("network_header")?,
+        // A kernel that tracks no connections has none (`CONFIG_NF_CONNTRACK`).
+        nfct: offset("_nfct").unwrap_or(0),
+        sk: offset("sk")?,
+        out: of_other("nf_hook_state", "out")?,
+        ifindex: of_other("net_device", "ifindex")?,
     })
 }
 
@@ -152,10 +162,13 @@ mod tests {
     /// What the kernel's own tool says of the same file is told apart by hand in tests/kernel; here, that the fields are plausible.
     #[test]
     fn this_kernel_describes_its_packets() {
-        let SkbLayout { tc_index, len, data_len, head, network_header } = skb_layout().unwrap();
+        let SkbLayout { tc_index, len, data_len, head, network_header, nfct, sk, out, ifindex } =
+            skb_layout().unwrap();
         assert_eq!(data_len, len + 4);
         assert!(len > 0 && tc_index > data_len && head > network_header && network_header > tc_index);
         assert_eq!((tc_index % 2, head % 8, network_header % 2), (0, 0, 0));
+        assert!(sk > 0 && sk < nfct && nfct < len && out > 0 && ifindex > 0);
+        assert_eq!((nfct % 8, sk % 8, out % 8, ifindex % 4), (0, 0, 0, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, Row, RowKey, Slot};
-use postern_common::endpoint::{Endpoint, PodAddress4, PodAddress6};
+use postern_common::endpoint::{ANY_VETH, Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 use postern_common::service::{Backend, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin};
 use postern_common::state::State;
@@ -265,24 +265,36 @@ impl Maps {
         self.change(|error| error, |maps| maps.endpoints.remove(&ifindex))
     }
 
-    /// Notes an address that a pod may send from, by veth or [`ANY_VETH`](postern_common::endpoint::ANY_VETH).
+    /// Notes an address that a pod may send from, by its veth.
     ///
     /// # Errors
     ///
     /// The kernel refused the write.
     pub fn add_pod_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), MapError> {
         // Being there is what counts.
-        let present = 1;
+        self.write_pod_address(ifindex, address, 1)
+    }
+
+    /// Notes that an address is some pod's of this node, and the veth that has it, if there is exactly one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused the write.
+    pub fn set_owner(&mut self, address: IpAddr, owner: Option<u32>) -> Result<(), MapError> {
+        self.write_pod_address(ANY_VETH, address, owner.unwrap_or(ANY_VETH))
+    }
+
+    fn write_pod_address(&mut self, ifindex: u32, address: IpAddr, value: u32) -> Result<(), MapError> {
         self.change(
             |error| error,
             |maps| match address {
                 IpAddr::V4(it) => {
                     let key = PodAddress4 { ifindex, address: it.octets() };
-                    maps.pod_addresses4.insert(key, present, 0)
+                    maps.pod_addresses4.insert(key, value, 0)
                 }
                 IpAddr::V6(it) => {
                     let key = PodAddress6 { ifindex, address: it.octets() };
-                    maps.pod_addresses6.insert(key, present, 0)
+                    maps.pod_addresses6.insert(key, value, 0)
                 }
             },
         )

@@ -40,6 +40,8 @@ pub struct Policy {
     pub guarding: Guarding,
     /// The pod's network namespace, by its id in the veth's (`IFLA_LINK_NETNSID`); negative where there is none.
     pub netns: i32,
+    /// Index of the device that the veth is a port of; zero where it is none's.
+    pub master: u32,
 }
 
 /// For how long a pod may send from its own addresses alone.
@@ -64,12 +66,13 @@ impl Policy {
             epoch,
             flags: if self.guarding == Guarding::Never { 0 } else { GUARDED },
             netns: u32::try_from(self.netns).map_or(0, |id| id + 1),
+            master: self.master,
         }
     }
 
     /// Both directions in one class, of a veth of which nothing else is known.
     fn both(class: ClassId) -> Self {
-        Self { ingress: class, egress: class, guarding: Guarding::Never, netns: -1 }
+        Self { ingress: class, egress: class, guarding: Guarding::Never, netns: -1, master: 0 }
     }
 
     /// The programs pass everything: what a veth carries just before they go.
@@ -88,9 +91,18 @@ impl Wanted {
         guarding: Guarding,
         netns: i32,
     ) -> Self {
-        let policy = Policy { ingress: subject.ingress, egress: subject.egress, guarding, netns };
+        let policy = Policy { ingress: subject.ingress, egress: subject.egress, guarding, netns, master: 0 };
         let addresses = addresses.iter().copied().collect();
         Self { interface, pod: Some(pod), addresses, role: Role::Policy(policy) }
+    }
+
+    /// The same for a veth that is a port of another device; zero: of none.
+    #[must_use]
+    pub fn port_of(mut self, master: u32) -> Self {
+        if let Role::Policy(policy) = &mut self.role {
+            policy.master = master;
+        }
+        self
     }
 
     /// What a veth is to carry whose pod no policy isolates and that may send from these addresses alone.

@@ -93,8 +93,8 @@ async fn look(ask: &impl Ask, known: &BTreeMap<u32, Option<Veth>>) -> Result<Vie
         let seen = behind(ask, ifindex, end, before, &mut view.unknown).await.map_err(failed("a link"))?;
         let Some((end, addresses)) = seen else { continue };
         let uplink = uplinks.contains(&ifindex);
-        let End { interface, netns, .. } = end;
-        view.veths.push(Veth { ifindex, interface, netns, addresses, uplink });
+        let End { interface, netns, master, .. } = end;
+        view.veths.push(Veth { ifindex, interface, netns, master, addresses, uplink });
     }
     view.local.sort();
     view.local.dedup();
@@ -161,16 +161,18 @@ async fn addresses(ask: &impl Ask, end: &End) -> Result<Vec<IpAddr>, DumpError> 
 struct End {
     interface: String,
     netns: i32,
+    master: u32,
     peer: u32,
 }
 
 /// Of a veth that leads to another namespace.
 fn veth(message: &LinkMessage) -> Option<End> {
-    let (mut is_veth, mut name, mut netns, mut peer) = (false, None, None, None);
+    let (mut is_veth, mut name, mut netns, mut peer, mut master) = (false, None, None, None, 0);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(it) => name = Some(it.clone()),
             LinkAttribute::LinkNetNsId(it) => netns = Some(*it),
+            LinkAttribute::Controller(it) => master = *it,
             LinkAttribute::Link(it) => peer = Some(*it),
             LinkAttribute::LinkInfo(info) => {
                 is_veth = info.iter().any(|it| matches!(it, LinkInfo::Kind(InfoKind::Veth)));
@@ -178,7 +180,7 @@ fn veth(message: &LinkMessage) -> Option<End> {
             _ => {}
         }
     }
-    if is_veth { Some(End { interface: name?, netns: netns?, peer: peer? }) } else { None }
+    if is_veth { Some(End { interface: name?, netns: netns?, peer: peer?, master }) } else { None }
 }
 /// The interface's own address: `IFA_LOCAL` where there is one, since `IFA_ADDRESS` is the other end's on
 /// point-to-point links.

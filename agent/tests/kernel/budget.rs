@@ -49,7 +49,7 @@ fn written(counts: &Counts) -> String {
          # programs log. A test fails when one moves by more than a tenth and this file does not say so.\n",
     );
     for ((name, established, log), count) in counts {
-        writeln!(record, "{name:<19} {established:<8} {log:<7} {count:>7}").unwrap();
+        writeln!(record, "{name:<20} {established:<8} {log:<7} {count:>7}").unwrap();
     }
     record
 }

@@ -143,8 +143,8 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
 
 /// Protocol and offset of the transport header of a packet that was parsed before, on its way through netfilter.
 #[inline(always)]
-pub fn transport(skb: Skb) -> Option<(u8, u32)> {
-    let version_and_length: u8 = skb.read(0)?;
-    let protocol: u8 = skb.read(9)?;
-    Some((protocol, u32::from(version_and_length & 0x0f) * 4))
+pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+    let version_and_length: u8 = skb.read(0).ok_or(Unreadable::NotLinear)?;
+    let protocol: u8 = skb.read(9).ok_or(Unreadable::NotLinear)?;
+    Ok((protocol, u32::from(version_and_length & 0x0f) * 4))
 }

@@ -158,6 +158,12 @@ pub fn is_link(packet: &Packet<[u32; 4]>) -> bool {
         && (is_link_local(&packet.source) || packet.source == [0; 4])
 }
 
+/// Whether an ICMPv6 message is of a type that the link may not work without, well-formed or not.
+#[inline(always)]
+pub fn may_be_link(kind: u8) -> bool {
+    NEIGHBOUR_DISCOVERY.contains(&kind) || LISTENER.contains(&kind) || kind == LISTENER_REPORT_V2
+}
+
 /// Whether an address is link-local (RFC 4291 2.5.6).
 #[inline(always)]
 pub fn is_link_local(address: &[u32; 4]) -> bool {
@@ -221,22 +227,29 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
     true
 }
 
-/// Protocol and offset of the transport header of a packet that was parsed before, on its way through netfilter, which may have put
-/// fragments together.
+/// Protocol and offset of the transport header of a packet on its way through netfilter, which may have put fragments together. What
+/// cannot be read here, other than for not being linear, is not what [`parse`] can read.
 #[inline(always)]
-pub fn transport(skb: Skb) -> Option<(u8, u32)> {
-    let mut protocol: u8 = skb.read(6)?;
+pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+    let mut protocol: u8 = skb.read(6).ok_or(Unreadable::NotLinear)?;
     let mut offset = size_of::<Header>() as u32;
     let mut extensions = 0;
     while is_extension(protocol) {
         if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET as u32 {
-            return None;
+            return Err(Unreadable::Malformed);
         }
-        let [next, words] = skb.read::<[u8; 2]>(offset)?;
-        let extension = Extension { next_header: next, length: words, third: [0; 2], identification: 0 };
+        let read = skb.read::<[u8; 4]>(offset);
+        let [next, words, third, segments_left] = read.ok_or(Unreadable::NotLinear)?;
+        match protocol {
+            HOP_BY_HOP if extensions != 0 => return Err(Unreadable::Malformed),
+            ROUTING if segments_left != 0 => return Err(Unreadable::SourceRouted),
+            _ => {}
+        }
+        let third = [third, segments_left];
+        let extension = Extension { next_header: next, length: words, third, identification: 0 };
         offset += length(protocol, extension) as u32;
         protocol = next;
         extensions += 1;
     }
-    Some((protocol, offset))
+    Ok((protocol, offset))
 }

@@ -7,6 +7,7 @@ use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IP
 
 use super::Transport;
 use crate::frame::{self, Unreadable};
+use crate::skb::Skb;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -79,19 +80,13 @@ pub fn parse(
     match protocol {
         IPPROTO_TCP => {
             let header: Tcp = frame::read(ctx, offset)?;
-            let flags = header.flags;
             let length = usize::from(header.data_offset >> 4) * 4;
             if length < size_of::<Tcp>() || offset + length > end {
                 return Err(Unreadable::Malformed);
             }
             transport.body = offset;
             ports(header.ports, transport);
-            // No host starts a connection with a RST.
-            transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
-            transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
-            transport.goes_on = flags & TCP_SYN == 0;
-            transport.finishes = flags & TCP_FIN != 0;
-            transport.resets = flags & TCP_RST != 0;
+            tcp(header.flags, transport);
         }
         IPPROTO_UDP => {
             let header: Udp = frame::read(ctx, offset)?;
@@ -117,22 +112,60 @@ pub fn parse(
             transport.kind = header.kind;
             transport.code = header.code;
             transport.body = offset + size_of::<Icmp>();
-            match (protocol, header.kind) {
-                (IPPROTO_ICMP, ICMP_ECHO) | (IPPROTO_ICMPV6, ICMPV6_ECHO) => {
-                    transport.starts = true;
-                    echo(header.identifier, transport);
-                }
-                (IPPROTO_ICMP, ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO_REPLY) => {
-                    transport.answers = true;
-                    echo(header.identifier, transport);
-                }
-                (IPPROTO_ICMP, kind) => transport.error = ICMP_ERRORS.contains(&kind),
-                (_, kind) => transport.error = ICMPV6_ERRORS.contains(&kind),
-            }
+            message(protocol, header.identifier, transport);
         }
         _ => {}
     }
     Ok(())
+}
+
+/// What the transport header of a packet on its way through netfilter says, as far as it matters to whoever only asks whether a packet
+/// starts something: ports, and what kind of packet it is.
+#[inline(always)]
+pub fn of_skb(skb: Skb, offset: u32, protocol: u8) -> Option<Transport> {
+    let mut transport = Transport::default();
+    match protocol {
+        IPPROTO_TCP => {
+            ports(skb.read(offset)?, &mut transport);
+            let flags = skb.read::<u8>(offset + 13)?;
+            tcp(flags, &mut transport);
+        }
+        IPPROTO_UDP | IPPROTO_SCTP => ports(skb.read(offset)?, &mut transport),
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            transport.kind = skb.read(offset)?;
+            message(protocol, skb.read(offset + 4)?, &mut transport);
+        }
+        _ => {}
+    }
+    Some(transport)
+}
+
+/// What TCP's flags say.
+#[inline(always)]
+fn tcp(flags: u8, transport: &mut Transport) {
+    // No host starts a connection with a RST.
+    transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
+    transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
+    transport.goes_on = flags & TCP_SYN == 0;
+    transport.finishes = flags & TCP_FIN != 0;
+    transport.resets = flags & TCP_RST != 0;
+}
+
+/// What the type of an ICMP or ICMPv6 message says.
+#[inline(always)]
+fn message(protocol: u8, identifier: u16, transport: &mut Transport) {
+    match (protocol, transport.kind) {
+        (IPPROTO_ICMP, ICMP_ECHO) | (IPPROTO_ICMPV6, ICMPV6_ECHO) => {
+            transport.starts = true;
+            echo(identifier, transport);
+        }
+        (IPPROTO_ICMP, ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO_REPLY) => {
+            transport.answers = true;
+            echo(identifier, transport);
+        }
+        (IPPROTO_ICMP, kind) => transport.error = ICMP_ERRORS.contains(&kind),
+        (_, kind) => transport.error = ICMPV6_ERRORS.contains(&kind),
+    }
 }
 
 /// Source and destination port, as they stand in the header.

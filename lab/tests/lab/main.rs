@@ -9,11 +9,15 @@ mod address_reuse;
 #[cfg(test)]
 mod antispoof;
 #[cfg(test)]
+mod before_conntrack;
+#[cfg(test)]
 mod broken_policies;
 #[cfg(test)]
 mod clean_up;
 #[cfg(test)]
 mod connections;
+#[cfg(test)]
+mod denied_floods;
 #[cfg(test)]
 mod icmp;
 #[cfg(test)]

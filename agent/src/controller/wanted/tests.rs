@@ -28,6 +28,7 @@ fn veth(ifindex: u32, addresses: &[&str]) -> Veth {
         ifindex,
         interface: format!("veth{ifindex}"),
         netns: 40 + i32::try_from(ifindex).unwrap(),
+        master: 0,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         uplink: false,
     }

@@ -12,7 +12,7 @@ use aya::maps::Map;
 use aya_obj::Object;
 use aya_obj::generated::{__BindgenBitfieldUnit, bpf_insn};
 
-use super::{BehindNatError, PROGRAMS};
+use super::{BehindNatError, PLACES, Place};
 use crate::datapath::bpf::bpf;
 use crate::datapath::btf;
 use crate::datapath::link;
@@ -41,9 +41,14 @@ const LOG: usize = 1 << 20;
 /// See [`BehindNatError`]: this kernel cannot.
 pub fn verify(ebpf: &Ebpf) -> Result<Vec<(&'static str, u32)>, BehindNatError> {
     btf::skb_layout().map_err(BehindNatError::Layout)?;
-    let names = PROGRAMS.iter().map(|(_, name)| name.to_str().unwrap_or_default());
-    let programs = load(OBJECT, &maps(ebpf).map_err(BehindNatError::Info)?)?;
-    names.zip(programs).map(|(name, (_, program))| Ok((name, verified_instructions(&program)?))).collect()
+    let maps = maps(ebpf).map_err(BehindNatError::Info)?;
+    let mut verified = Vec::new();
+    for place in PLACES {
+        for ((_, name), (_, program)) in place.programs.iter().zip(load(OBJECT, &maps, place)?) {
+            verified.push((name.to_str().unwrap_or_default(), verified_instructions(&program)?));
+        }
+    }
+    Ok(verified)
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD`
@@ -73,6 +78,7 @@ fn verified_instructions(program: &OwnedFd) -> Result<u32, BehindNatError> {
 pub(super) fn load(
     object: &[u8],
     opened: &[(String, OwnedFd)],
+    place: &Place,
 ) -> Result<Vec<(u32, OwnedFd)>, BehindNatError> {
     let broken = |error: &dyn std::fmt::Display| BehindNatError::Object(error.to_string());
     let mut object = Object::parse(object).map_err(|error| broken(&error))?;
@@ -90,7 +96,7 @@ pub(super) fn load(
         let function = function.ok_or_else(|| broken(&format!("no code for {text}")))?;
         Ok((family, load_program(name, text, &function.instructions)?))
     };
-    PROGRAMS.into_iter().map(load).collect()
+    place.programs.into_iter().map(load).collect()
 }
 
 /// Descriptors of all maps of a loaded object, of our own: the handles in it are taken out.

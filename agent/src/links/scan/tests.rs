@@ -74,6 +74,7 @@ fn known(indexes: &[u32]) -> BTreeMap<u32, Option<Veth>> {
     let veth = |ifindex: u32| Veth {
         ifindex,
         interface: format!("veth{ifindex}"),
+        master: 0,
         netns: 3,
         addresses: vec![[10, 9, 1, 9].into()],
         uplink: false,
