@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::denied_floods::{denied, remembered, track};
-use crate::inside::{PATIENCE, ask_udp, connect, node, ping, pod};
+use crate::inside::{PATIENCE, ask_udp, node, ping, pod};
 use crate::manifests::{Cluster, PodSpec};
 use crate::support::{run, up};
+
+/// What is allowed is answered in this time, on a busy machine too.
+const LONG: Duration = Duration::from_secs(5);
+/// Above what an answer takes, below TCP's second SYN.
+const SHORT: Duration = Duration::from_millis(150);
 
 const STYLES: [&str; 2] = ["ptp", "bridge"];
 const WEB: [&str; 2] = ["10.1.1.2", "fd00:1::2"];
@@ -66,30 +71,35 @@ fn send_everything(lab: &Lab) -> Vec<Came> {
     };
     for family in [0, 1] {
         let [to, there]: [IpAddr; 2] = [WEB[family], FAR[family]].map(|address| address.parse().unwrap());
-        let tcp = |from, port| connect(from, SocketAddr::new(to, port)).is_some();
-        let udp = |from| ask_once(from, SocketAddr::new(to, 53));
-        note("allowed", to, true, &|| tcp(far, 80));
-        note("another port", to, false, &|| tcp(far, 81));
-        note("another pod", to, false, &|| tcp(near, 80));
-        note("a datagram", to, false, &|| udp(far));
-        note("a datagram of another pod", to, false, &|| udp(near));
+        let tcp = |from, port, patience| connects(from, SocketAddr::new(to, port), patience);
+        let udp = |from, patience| ask_once(from, SocketAddr::new(to, 53), patience);
+        note("allowed", to, true, &|| tcp(far, 80, LONG));
+        note("another port", to, false, &|| tcp(far, 81, SHORT));
+        note("another pod", to, false, &|| tcp(near, 80, SHORT));
+        note("a datagram", to, false, &|| udp(far, SHORT));
+        note("a datagram of another pod", to, false, &|| udp(near, SHORT));
         note("an echo", to, false, &|| ping(far, to));
         note("a protocol without ports", to, false, &|| raw(far, to));
-        note("the node's own", to, true, &|| udp(host));
+        note("the node's own", to, true, &|| udp(host, LONG));
         note("the node's echo", to, true, &|| ping(host, to));
-        note("an answer", to, true, &|| connect(web, SocketAddr::new(there, 80)).is_some());
-        note("an answer to a datagram", to, true, &|| ask_once(web, SocketAddr::new(there, 53)));
+        note("an answer", to, true, &|| connects(web, SocketAddr::new(there, 80), LONG));
+        note("an answer to a datagram", to, true, &|| ask_once(web, SocketAddr::new(there, 53), LONG));
         note("an answer to an echo", to, true, &|| ping(web, there));
     }
     came
 }
 
+/// Whether a connection comes about.
+fn connects(from: &Netns, to: SocketAddr, patience: Duration) -> bool {
+    from.within(|| TcpStream::connect_timeout(&to, patience).is_ok()).unwrap()
+}
+
 /// One datagram, and whether it is answered.
-fn ask_once(from: &Netns, to: SocketAddr) -> bool {
+fn ask_once(from: &Netns, to: SocketAddr, patience: Duration) -> bool {
     let asked = from.within(|| {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = UdpSocket::bind((any, 0)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(patience)).unwrap();
         socket.send_to(b"token", to).unwrap();
         socket.recv(&mut [0; 512]).is_ok()
     });
@@ -153,7 +163,7 @@ fn what_the_veth_knows_goes_on_where_conntrack_does_not_know_it() {
             assert!(hears(&mut at_web), "{what}");
         }
         datagrams.1.send_to(b"hear", (WEB[0], 9000)).unwrap();
-        datagrams.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        datagrams.0.set_read_timeout(Some(LONG)).unwrap();
         assert!(datagrams.0.recv(&mut [0; 16]).is_ok(), "half-open");
         let other = SocketAddr::from(([10, 1, 1, 2], 9001));
         assert!(!ask_udp(far, 0, other, "token", PATIENCE), "what the veth does not know");
@@ -161,6 +171,6 @@ fn what_the_veth_knows_goes_on_where_conntrack_does_not_know_it() {
 }
 
 fn hears(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
     std::io::Read::read_exact(stream, &mut [0; 4]).is_ok()
 }
