@@ -22,7 +22,7 @@ use super::object::OBJECT;
 
 /// `NF_INET_POST_ROUTING`: behind destination NAT for all that a node forwards, whoever chose.
 const POST_ROUTING: u32 = 4;
-/// A place in POST_ROUTING, and the programs that belong there.
+/// A place in `POST_ROUTING`, and the programs that belong there.
 #[derive(Debug)]
 pub struct Place {
     /// How pins of its links begin; those of veths begin with a number.
