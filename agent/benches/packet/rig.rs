@@ -245,5 +245,6 @@ fn enforce(maps: &mut Maps, objects: Vec<Object>) -> Result<Endpoint> {
         epoch: writer.epoch(),
         flags: GUARDED,
         netns: 0,
+        master: 0,
     })
 }

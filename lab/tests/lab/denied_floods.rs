@@ -124,7 +124,9 @@ fn nothing_is_left(lab: &Lab, packets: u32) {
                 }
             })
         });
-        floods.into_iter().for_each(|flood| flood.join().unwrap());
+        for flood in floods {
+            flood.join().unwrap();
+        }
         over.store(true, Ordering::Relaxed);
         neighbour.join().unwrap()
     });
