@@ -5,13 +5,13 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 use postern::links::Scanner;
-use rtnetlink::{Handle, LinkDummy};
+use rtnetlink::{Handle, LinkVeth};
 
 use crate::pod_netns::run;
 use crate::removal::on_node;
 
 /// Enough that a list takes several messages.
-const OTHERS: usize = 100;
+const OTHERS: usize = 50;
 
 #[test]
 fn no_veth_is_missed_while_links_come_and_go() {
@@ -19,7 +19,8 @@ fn no_veth_is_missed_while_links_come_and_go() {
         let expected: Vec<_> = pods.iter().map(|pod| pod.veth.ifindex).collect();
         run(async |handle: Handle| {
             for number in 0..OTHERS {
-                let link = LinkDummy::new(&format!("other{number}")).build();
+                // Both ends are here: these lead to no pod.
+                let link = LinkVeth::new(&format!("other{number}"), &format!("far{number}")).build();
                 handle.link().add(link).execute().await.unwrap();
             }
         });
@@ -29,7 +30,7 @@ fn no_veth_is_missed_while_links_come_and_go() {
             setns(&here, CloneFlags::CLONE_NEWNET).unwrap();
             run(async |handle: Handle| {
                 while !done.load(Ordering::Relaxed) {
-                    handle.link().add(LinkDummy::new("brief").build()).execute().await.unwrap();
+                    handle.link().add(LinkVeth::new("brief", "end").build()).execute().await.unwrap();
                     let name = "brief".to_owned();
                     let brief = handle.link().get().match_name(name).execute();
                     let brief: Vec<_> = futures::TryStreamExt::try_collect(brief).await.unwrap();
