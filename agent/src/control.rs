@@ -67,6 +67,9 @@ pub struct Status {
     pub endpoints: Vec<Endpoint>,
     /// What packets were counted under, since the maps were made.
     pub packets: Vec<Counted>,
+    /// Lines of the log that standard error did not take, since the agent started.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// What is wrong now, with objects, with the kernel, with the API server.
     pub errors: Vec<String>,
 }

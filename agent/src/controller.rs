@@ -25,6 +25,7 @@ use crate::feed::{Change, Feed, Folder, News};
 use crate::http;
 use crate::kube;
 use crate::links::{self, Scanner, View};
+use crate::logging;
 use crate::metrics::Metrics;
 
 /// Everything is looked at again this often, in case an event was lost.
@@ -376,6 +377,7 @@ impl Controller {
             antispoof: self.antispoof,
             endpoints: endpoints.collect(),
             packets: counted.unwrap_or_default(),
+            log_lines_lost: logging::lost(),
             errors: [self.invalid.clone(), self.failures.clone(), feed.troubles()].concat(),
         };
         // Whoever asked may be gone.

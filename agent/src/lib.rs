@@ -15,6 +15,7 @@ pub mod feed;
 pub mod http;
 pub mod kube;
 pub mod links;
+pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod privileges;

@@ -88,6 +88,9 @@ impl Page {
         self.gauge("synced", "The first picture of the cluster is complete", status.synced.into());
         self.gauge("errors", "What `postern status` lists under errors", status.errors.len());
         self.gauge("pods_pending", "Isolated pods of this node without a veth", status.pending.len());
+        let lost = Counter::<u64>::default();
+        lost.inc_by(status.log_lines_lost);
+        self.0.register("log_lines_lost", "Lines of the log that standard error did not take", lost);
         let count =
             |of: fn(&crate::control::Endpoint) -> bool| status.endpoints.iter().filter(|it| of(it)).count();
         let endpoints = [
@@ -154,7 +157,10 @@ mod tests {
             version: "12".to_owned(),
             failures: BTreeMap::from([("busy".to_owned(), 3)]),
         };
-        let page = metrics.page(&Status { ready: true, watches: vec![watch], ..Status::default() }).unwrap();
+        let page = {
+            let status = Status { ready: true, watches: vec![watch], log_lines_lost: 3, ..Status::default() };
+            metrics.page(&status).unwrap()
+        };
         for line in [
             "postern_ready 1",
             "postern_objects{kind=\"Pod\"} 7",
@@ -162,6 +168,7 @@ mod tests {
             "postern_watch_lists_total{kind=\"Pod\"} 2",
             "postern_watch_failures_total{kind=\"Pod\",cause=\"busy\"} 3",
             "postern_enforcement_seconds_count 1",
+            "postern_log_lines_lost_total 3",
             "# EOF",
         ] {
             assert!(page.lines().any(|it| it == line), "{line} is not in\n{page}");

@@ -1,6 +1,5 @@
 //! `postern agent`
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,12 +7,12 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
 
 use super::timeout::{self, Timeout};
 use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Services, Settings};
+use crate::logging::{self, Format};
 use crate::privileges;
 
 /// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
@@ -88,8 +87,8 @@ pub(super) struct Agent {
     #[arg(long = "timeout", value_name = "STATE=DURATION", env = "POSTERN_TIMEOUT", value_delimiter = ',')]
     timeouts: Vec<Timeout>,
 
-    /// What is logged: error, warn, info, debug or trace, or a list of these by module (`tracing` filters)
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", value_parser = log_filter)]
+    /// What is logged: error, warn, info, debug, trace or off, or a list of these by module: `info,postern::kube=debug`
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", value_parser = logging::check_filter)]
     log_level: String,
 
     /// Log format
@@ -121,11 +120,6 @@ enum LogFormat {
     Json,
 }
 
-/// Checks a filter while there is still somebody to tell.
-fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    EnvFilter::try_new(text).map(|_| text.to_owned())
-}
-
 /// Where to answer HTTP, if at all.
 #[derive(Clone, Copy, Debug)]
 struct HttpAddress(Option<SocketAddr>);
@@ -145,15 +139,17 @@ impl FromStr for HttpAddress {
 
 impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
-        // The client logs every failed request; we say once what is wrong. Who asks for its log by name gets it.
-        let filter = EnvFilter::new(format!("kube_client=off,kube_runtime=off,{}", self.log_level));
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let log =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
-        }
+        let format = match self.log_format {
+            LogFormat::Text => Format::Text,
+            LogFormat::Json => Format::Json,
+        };
+        logging::begin(&self.log_level, format).context("duplicating standard error")?;
+        let ended = self.enforce();
+        logging::end();
+        ended
+    }
+
+    fn enforce(self) -> Result<ExitCode> {
         let options = Options {
             origin: match self.manifests {
                 Some(folder) => Origin::Manifests(folder),

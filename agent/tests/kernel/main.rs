@@ -13,6 +13,7 @@ mod expiry;
 mod floods;
 mod frames;
 mod fuzz;
+mod log;
 mod node;
 mod older;
 mod parsing;
