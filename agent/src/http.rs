@@ -1,21 +1,40 @@
 //! What probes and Prometheus ask over HTTP: `/livez`, `/readyz`, `/metrics`. Nothing here changes anything.
+//!
+//! A connection is for one request, and bounded in every way: in number, in the time to ask and in the time to take the
+//! answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Request as HttpRequest, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
 use tracing::{debug, info};
 
+use crate::connections::{self, Busy};
 use crate::control::{Asking, Request, Status};
+use crate::descriptors;
 use crate::metrics::Metrics;
 
 /// The main loop answers within this, or something is wrong with it. Rolling out a large policy set takes less.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a client may take to ask.
+const ASKING: Duration = Duration::from_secs(5);
+
+/// How long a connection may take as a whole.
+const CONNECTION: Duration = Duration::from_secs(30);
+
+/// Connections at once, and the share of the process's descriptors that they may take.
+const CONNECTIONS: (usize, u64) = (64, 8);
 
 /// A running server; it ends when dropped.
 #[derive(Debug)]
@@ -53,10 +72,26 @@ pub async fn listen(address: SocketAddr, asking: Asking, metrics: Metrics) -> st
         .route("/metrics", get(metrics_page))
         .with_state(Shared { asking, metrics });
     Ok(Listening(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            debug!(%error, "HTTP ended");
-        }
+        let serve = |stream, busy| answer(stream, busy, routes.clone());
+        let limit = descriptors::at_most(CONNECTIONS.0, CONNECTIONS.1);
+        connections::serve("HTTP", limit, listener, serve).await;
     })))
+}
+
+/// Answers one request.
+async fn answer(stream: TcpStream, busy: Busy, routes: Router) {
+    let service = service_fn(move |request: HttpRequest<Incoming>| {
+        let (busy, routes) = (busy.clone(), routes.clone());
+        async move { busy.during(routes.oneshot(request)).await }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(ASKING).keep_alive(false);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "HTTP connection ended"),
+        Err(_) => debug!("HTTP connection took too long"),
+    }
 }
 
 /// The main loop turns.

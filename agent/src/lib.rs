@@ -6,11 +6,13 @@
 
 pub mod causes;
 pub mod cli;
+mod connections;
 pub mod control;
 pub mod controller;
 pub mod convert;
 pub mod datapath;
 mod debounce;
+mod descriptors;
 pub mod feed;
 pub mod http;
 pub mod kube;

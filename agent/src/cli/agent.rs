@@ -13,7 +13,7 @@ use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Services, Settings};
 use crate::logging::{self, Format};
-use crate::privileges;
+use crate::{descriptors, privileges};
 
 /// Enforces policy on this node's pods. Runs until stopped; what is enforced then stays so.
 ///
@@ -150,6 +150,7 @@ impl Agent {
     }
 
     fn enforce(self) -> Result<ExitCode> {
+        descriptors::raise_limit();
         let options = Options {
             origin: match self.manifests {
                 Some(folder) => Origin::Manifests(folder),

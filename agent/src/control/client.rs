@@ -35,6 +35,7 @@ pub fn ask(socket: &Path, request: Request) -> Result<Status, ClientError> {
         _ => ClientError::Io(error),
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;

@@ -4,16 +4,26 @@ use std::fs::{DirBuilder, Permissions, remove_file, set_permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Request, Status};
+use crate::connections::{self, Busy};
+use crate::descriptors;
 
 /// No request is longer: what is, is none.
 const LONGEST_REQUEST: u64 = 4096;
+
+/// How long a client may take to ask, and how long to read the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections at once, and the share of the process's descriptors that they may take.
+const CONNECTIONS: (usize, u64) = (16, 16);
 
 /// A request that waits for its answer.
 #[derive(Debug)]
@@ -78,14 +88,16 @@ impl Server {
         let asking = Asking(sender);
         let asked = asking.clone();
         let accepting = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            let serve = |stream, busy| {
                 let asked = asked.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = serve(stream, asked).await {
+                async move {
+                    if let Err(error) = serve(stream, asked, busy).await {
                         debug!(%error, "control connection ended");
                     }
-                });
-            }
+                }
+            };
+            let limit = descriptors::at_most(CONNECTIONS.0, CONNECTIONS.1);
+            connections::serve("control", limit, listener, serve).await;
         });
         Ok(Self { path: path.to_owned(), asking, questions, accepting })
     }
@@ -105,22 +117,23 @@ impl Server {
     }
 }
 
-async fn serve(stream: UnixStream, asked: Asking) -> std::io::Result<()> {
+async fn serve(stream: UnixStream, asked: Asking, busy: Busy) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = String::new();
-        if (&mut reader).take(LONGEST_REQUEST).read_line(&mut line).await? == 0 {
+        let mut request = (&mut reader).take(LONGEST_REQUEST);
+        if timeout(PATIENCE, request.read_line(&mut line)).await?? == 0 {
             return Ok(());
         }
         let mut reply = match serde_json::from_str(&line) {
             Ok(request) => {
-                let Some(status) = asked.ask(request).await else { return Ok(()) };
+                let Some(status) = busy.during(asked.ask(request)).await else { return Ok(()) };
                 serde_json::to_string(&status)?
             }
             Err(error) => serde_json::json!({ "error": format!("not a request: {error}") }).to_string(),
         };
         reply.push('\n');
-        writer.write_all(reply.as_bytes()).await?;
+        timeout(PATIENCE, writer.write_all(reply.as_bytes())).await??;
     }
 }

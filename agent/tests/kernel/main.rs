@@ -16,6 +16,7 @@ mod fuzz;
 mod log;
 mod node;
 mod older;
+mod overload;
 mod parsing;
 mod pins;
 mod pod_netns;
