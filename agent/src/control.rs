@@ -51,7 +51,7 @@ pub struct Status {
     /// Policy generation in the kernel.
     pub generation: u32,
     /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an
-    /// address has its veth guarded.
+    /// address has its veth guarded. Half a minute after it was noticed, a pod without a veth no longer counts here.
     pub ready: bool,
     /// A folder of manifests holds what nobody can read (`errors` says what): that keeps the agent from being ready.
     #[serde(default)]
@@ -63,6 +63,9 @@ pub struct Status {
     pub enforced_in_ms: f64,
     /// Isolated pods of this node whose veth has not been found yet.
     pub pending: Vec<String>,
+    /// Isolated pods of this node whose veth was waited for in vain: they are not enforced, and listed under `errors`.
+    #[serde(default)]
+    pub pods_without_veth: usize,
     /// Veths that carry programs.
     pub endpoints: Vec<Endpoint>,
     /// What packets were counted under, since the maps were made.
@@ -71,7 +74,11 @@ pub struct Status {
     #[serde(default)]
     pub log_lines_lost: u64,
     /// What is wrong now, with objects, with the kernel, with the API server.
+    /// Of very many the first ones, and how many more there are.
     pub errors: Vec<String>,
+    /// How many that are.
+    #[serde(default)]
+    pub errors_total: usize,
 }
 
 impl Status {

@@ -3,8 +3,10 @@
 //! One task owns the engine and the data path, so that nothing is ever locked and changes are carried out in the order
 //! in which they came.
 
+mod complaints;
 mod options;
 mod owners;
+mod pending;
 mod wanted;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use postern_policy::{Engine, Scope};
 
 pub use self::options::{ControllerError, Options, Origin};
 use self::owners::Owners;
+use self::pending::{Pending, not_enforced};
 pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
 use crate::datapath::{Datapath, ExecuteError, SetupError};
@@ -75,7 +78,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 if effect != Effect::None {
                     controller.settle();
                 }
-                if effect == Effect::OwnPods || !controller.pending.is_empty() {
+                if effect == Effect::OwnPods || controller.awaits_veths() {
                     // Policy does not wait for this; whoever asks whether all is enforced must.
                     controller.look().await;
                     controller.settle();
@@ -94,6 +97,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 controller.settle();
                 controller.publish(&feed);
                 controller.datapath.remove_expired();
+                controller.pending.say(Instant::now());
             }
             () = tokio::time::sleep_until(controller.retry.into()), if !controller.failures.is_empty() => {
                 controller.look().await;
@@ -167,7 +171,7 @@ struct Controller {
     digest: String,
     picture: Picture,
     /// What was wrong with what was read.
-    invalid: Vec<String>,
+    invalid: Arc<[String]>,
     /// Among it is what nobody can read at all.
     unread: bool,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
@@ -177,7 +181,7 @@ struct Controller {
     /// What earlier agents left in the maps is still there.
     unswept: bool,
     /// Isolated pods without a veth.
-    pending: Vec<String>,
+    pending: Pending,
     /// When the change that is being carried out was noticed.
     noticed: Option<Instant>,
     enforced_in: Duration,
@@ -209,13 +213,13 @@ impl Controller {
             metrics,
             digest: String::new(),
             picture: Picture::None,
-            invalid: Vec::new(),
+            invalid: Arc::default(),
             unread: false,
             failures: Vec::new(),
             retry: Instant::now(),
             broken_off: false,
             unswept: true,
-            pending: Vec::new(),
+            pending: Pending::default(),
             noticed: None,
             enforced_in: Duration::ZERO,
         })
@@ -257,9 +261,15 @@ impl Controller {
                 effect = effect.max(if own { Effect::OwnPods } else { Effect::Policy });
             }
         }
-        for message in invalid.iter().filter(|message| !self.invalid.contains(message)) {
-            error!("{message}");
+        if !Arc::ptr_eq(&invalid, &self.invalid) {
+            self.complain(invalid);
         }
+        effect
+    }
+
+    /// Takes in, and says, what is wrong with objects.
+    fn complain(&mut self, invalid: Arc<[String]>) {
+        complaints::logged(&complaints::new(&invalid, &self.invalid), |message| error!("{message}"));
         if invalid.is_empty() && !self.invalid.is_empty() {
             info!("all objects are valid again");
         }
@@ -267,7 +277,11 @@ impl Controller {
             warn!("not everything is known: what an earlier agent enforced stays as it is until it is");
         }
         self.invalid = invalid;
-        effect
+    }
+
+    /// Isolated pods are new, and their veths may be, too.
+    fn awaits_veths(&self) -> bool {
+        self.pending.awaited(Instant::now()).next().is_some()
     }
 
     /// Says that what was read is enforced.
@@ -295,10 +309,10 @@ impl Controller {
                 .iter()
                 .map(ToString::to_string),
         );
-        self.pending = pending.iter().map(ToString::to_string).collect();
-        for message in failures.iter().filter(|message| !self.failures.contains(message)) {
+        self.pending.update(pending, Instant::now());
+        complaints::logged(&complaints::new(&failures, &self.failures), |message| {
             error!("{message}; trying again");
-        }
+        });
         self.failures = failures;
         // A point in time, not a span: whatever else wakes the loop must not put it off.
         self.retry = Instant::now() + RETRY;
@@ -359,7 +373,16 @@ impl Controller {
         });
         let counted =
             self.datapath.counted().inspect_err(|error| warn!(%error, "reading the counters failed"));
-        let settled = self.picture != Picture::None && self.failures.is_empty() && self.pending.is_empty();
+        let now = Instant::now();
+        let pending: Vec<String> = self.pending.awaited(now).map(ToString::to_string).collect();
+        let settled = self.picture != Picture::None && self.failures.is_empty() && pending.is_empty();
+        let without_veth: Vec<String> = self.pending.given_up(now).map(not_enforced).collect();
+        let (errors, errors_total) = complaints::listed([
+            &self.invalid[..],
+            &self.failures[..],
+            &without_veth[..],
+            &feed.troubles()[..],
+        ]);
         let status = Status {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -373,12 +396,14 @@ impl Controller {
             unread: self.unread,
             settled,
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,
-            pending: self.pending.clone(),
+            pending,
+            pods_without_veth: without_veth.len(),
             antispoof: self.antispoof,
             endpoints: endpoints.collect(),
             packets: counted.unwrap_or_default(),
             log_lines_lost: logging::lost(),
-            errors: [self.invalid.clone(), self.failures.clone(), feed.troubles()].concat(),
+            errors,
+            errors_total,
         };
         // Whoever asked may be gone.
         let _ = question.answer.send(status);

@@ -1,6 +1,7 @@
 //! Where the picture of the cluster comes from, and what is new in it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use postern_policy::model::{Object, ObjectRef};
@@ -25,8 +26,8 @@ pub struct News {
     pub noticed: Instant,
     /// What changed.
     pub changes: Vec<Change>,
-    /// All that is wrong now with the objects themselves.
-    pub invalid: Vec<String>,
+    /// All that is wrong now with the objects themselves: the same list for as long as it does not change.
+    pub invalid: Arc<[String]>,
     /// The objects known are all there are: what an earlier agent enforced on behalf of others may go.
     pub complete: bool,
     /// There are documents of a folder that nobody can read. They keep the agent from being ready for as long as they

@@ -86,8 +86,14 @@ impl Page {
         self.gauges("build", "Always 1; what runs", [(labels, 1)]);
         self.gauge("ready", "Everything known is enforced on this node", status.ready.into());
         self.gauge("synced", "The first picture of the cluster is complete", status.synced.into());
-        self.gauge("errors", "What `postern status` lists under errors", status.errors.len());
-        self.gauge("pods_pending", "Isolated pods of this node without a veth", status.pending.len());
+        self.gauge("errors", "How many errors `postern status` lists", status.errors_total);
+        self.gauge(
+            "pods_pending",
+            "Isolated pods of this node whose veth may yet come",
+            status.pending.len(),
+        );
+        let help = "Isolated pods of this node whose veth did not come: they are not enforced";
+        self.gauge("pods_without_veth", help, status.pods_without_veth);
         let lost = Counter::<u64>::default();
         lost.inc_by(status.log_lines_lost);
         self.0.register("log_lines_lost", "Lines of the log that standard error did not take", lost);

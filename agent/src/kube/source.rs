@@ -1,6 +1,9 @@
 //! What the watches tell, made into news: one change for everything that came together, lists compared with what was
 //! known, troubles said once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -61,6 +64,8 @@ pub struct Source {
     interner: Interner,
     /// What is wrong with objects.
     invalid: BTreeMap<ObjectRef, Vec<String>>,
+    /// The same, as it was told last; none since something of it changed.
+    told: Option<Arc<[String]>>,
     /// News that nobody was told yet, and since when there are any.
     changes: Vec<Change>,
     noticed: Option<Instant>,
@@ -94,18 +99,23 @@ impl Source {
                 message: error.to_string(),
             })?;
         }
-        Ok(Self {
+        Ok(Self::new(node, heard))
+    }
+
+    fn new(node: &str, heard: UnboundedReceiver<Heard>) -> Self {
+        Self {
             node: node.into(),
             heard,
             known: Kind::ALL.into_iter().map(|kind| (kind, Known::default())).collect(),
             interner: Interner::default(),
             invalid: BTreeMap::new(),
+            told: None,
             changes: Vec::new(),
             noticed: None,
             said: BTreeSet::new(),
             outage: None,
             node_known: false,
-        })
+        }
     }
 
     /// Waits for news; the first are those of all kinds together, once every list is complete. Cancel safe.
@@ -119,7 +129,7 @@ impl Source {
             while let Ok(heard) = self.heard.try_recv() {
                 self.hear(heard);
             }
-            if self.known.values().all(|known| known.synced)
+            if self.is_synced()
                 && let Some(noticed) = self.noticed.take()
             {
                 return News {
@@ -131,6 +141,11 @@ impl Source {
                 };
             }
         }
+    }
+
+    /// The first list of each kind is complete.
+    fn is_synced(&self) -> bool {
+        self.known.values().all(|known| known.synced)
     }
 
     /// How the watches are.
@@ -171,6 +186,12 @@ impl Source {
                 for name in gone {
                     self.delete(name);
                 }
+                // An object that was never used is not among those known.
+                let complaints = self.invalid.len();
+                self.invalid.retain(|name, _| Kind::of(name) != kind || names.contains(name));
+                if self.invalid.len() != complaints {
+                    self.told = None;
+                }
                 // Lists come in any order.
                 let number = |version: &String| version.parse::<u64>().unwrap_or_default();
                 let version = objects.iter().map(|item| item.version.clone()).max_by_key(number);
@@ -204,10 +225,13 @@ impl Source {
         known.version = version;
         let (fate, messages) = parsed.fate(|it| known.objects.contains(it));
         let messages: Vec<_> = messages.into_iter().map(|message| format!("{name}: {message}")).collect();
-        if messages.is_empty() {
-            self.invalid.remove(&name);
-        } else {
-            self.invalid.insert(name.clone(), messages);
+        if self.invalid.get(&name).map_or(&[][..], |before| before) != messages {
+            self.told = None;
+            if messages.is_empty() {
+                self.invalid.remove(&name);
+            } else {
+                self.invalid.insert(name.clone(), messages);
+            }
         }
         self.noticed.get_or_insert_with(Instant::now);
         if let Fate::Apply(mut object) = fate {
@@ -218,7 +242,9 @@ impl Source {
     }
 
     fn delete(&mut self, name: ObjectRef) {
-        self.invalid.remove(&name);
+        if self.invalid.remove(&name).is_some() {
+            self.told = None;
+        }
         self.of(Kind::of(&name)).objects.remove(&name);
         self.noticed.get_or_insert_with(Instant::now);
         self.changes.push(Change::Delete(name));
@@ -262,9 +288,18 @@ impl Source {
         self.node_known
     }
 
-    fn complaints(&mut self) -> Vec<String> {
+    /// All that is wrong with objects: the same list as before where it has not changed.
+    fn complaints(&mut self) -> Arc<[String]> {
+        let node_was_known = self.node_known;
+        let node_is_known = self.own_node_is_known();
+        if let Some(told) = &self.told
+            && node_is_known
+            && node_was_known
+        {
+            return told.clone();
+        }
         let mut complaints: Vec<String> = self.invalid.values().flatten().cloned().collect();
-        if !self.own_node_is_known() {
+        if !node_is_known {
             let mut others: Vec<_> = self.of(Kind::Node).objects.iter().map(ToString::to_string).collect();
             others.sort();
             others.truncate(5);
@@ -275,6 +310,6 @@ impl Source {
                 others.join(", ")
             ));
         }
-        complaints
+        self.told.insert(complaints.into()).clone()
     }
 }
