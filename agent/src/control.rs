@@ -59,7 +59,8 @@ pub struct Status {
     /// Everything that could be read is enforced.
     #[serde(default)]
     pub settled: bool,
-    /// Milliseconds from noticing the last change of the cluster to the last write that enforced it.
+    /// Milliseconds from when the last change of the cluster was there for the running agent to see, to the last write that
+    /// enforced it.
     pub enforced_in_ms: f64,
     /// Isolated pods of this node whose veth has not been found yet.
     pub pending: Vec<String>,

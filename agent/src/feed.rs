@@ -22,7 +22,7 @@ pub enum Change {
 /// What is new, to be carried out as one.
 #[derive(Debug)]
 pub struct News {
-    /// When the first of it was noticed.
+    /// When the first of it was there to see for this agent, as it ran.
     pub noticed: Instant,
     /// What changed.
     pub changes: Vec<Change>,
@@ -99,6 +99,8 @@ pub struct Folder {
     watch: manifests::Watch,
     /// Fingerprint of what was last read.
     digest: String,
+    /// When that reading began.
+    looked: Option<Instant>,
 }
 
 impl Folder {
@@ -109,10 +111,14 @@ impl Folder {
     /// The folder cannot be watched.
     pub fn open(path: &Path) -> Result<Self, notify::Error> {
         let watch = manifests::watch(path)?;
-        Ok(Self { source: manifests::Source::new(path), watch, digest: String::new() })
+        Ok(Self { source: manifests::Source::new(path), watch, digest: String::new(), looked: None })
     }
 
     fn read(&mut self, noticed: Instant) -> News {
+        // What is new now was not there at the last look: an event from before that is of something else. Events wait while the
+        // programs are loaded.
+        let noticed = self.looked.map_or(noticed, |looked| looked.max(noticed));
+        self.looked = Some(Instant::now());
         // A file written while we read makes an event of its own: then the digest is read again, too.
         let unwatched = self.watch.cover();
         self.digest = manifests::digest(self.source.folder()).unwrap_or_default();
@@ -122,5 +128,34 @@ impl Folder {
         }
         let invalid = errors.iter().map(ToString::to_string).chain(unwatched).collect();
         News { noticed, changes, invalid, complete: !incomplete, unread: incomplete }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: NAME}\n";
+
+    #[tokio::test]
+    async fn a_change_is_no_older_than_the_look_that_did_not_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            std::fs::write(folder.path().join(format!("{name}.yaml")), NAMESPACE.replace("NAME", name))
+                .unwrap();
+        };
+        let mut feed = Feed::Manifests(Folder::open(folder.path()).unwrap());
+        write("early");
+        // Programs are loaded.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let looked = Instant::now();
+        assert_eq!(feed.relook().unwrap().changes.len(), 1);
+        write("late");
+        let news = feed.changed().await;
+        assert_eq!(news.changes.len(), 1);
+        assert!(news.noticed >= looked, "{:?} before it was there", looked - news.noticed);
+        assert!(news.noticed <= Instant::now());
     }
 }

@@ -42,7 +42,8 @@ impl Metrics {
         page.agent(status);
         page.cluster(status);
         page.packets(status);
-        let help = "Time from noticing a change of the cluster to the last write that enforced it";
+        let help = "Time from when a change was there for the running agent to see to the last write that enforced it; \
+                    of the first ones, from when the last of them was";
         page.0.register_with_unit("enforcement", help, Unit::Seconds, self.enforced.clone());
         let mut text = String::new();
         encode(&mut text, &page.0)?;

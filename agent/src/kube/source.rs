@@ -178,6 +178,7 @@ impl Source {
         match heard {
             Heard::Listed(kind, objects) => {
                 let names: HashSet<ObjectRef> = objects.iter().map(|item| item.name.clone()).collect();
+                let was_synced = self.is_synced();
                 let known = self.of(kind);
                 known.lists += 1;
                 known.synced = true;
@@ -199,6 +200,10 @@ impl Source {
                     self.apply(item);
                 }
                 self.of(kind).version = version.unwrap_or_default();
+                if !was_synced {
+                    // Nothing can be told of before the last list: how long the server takes for it is not the agent's time.
+                    self.noticed = None;
+                }
                 self.noticed.get_or_insert_with(Instant::now);
             }
             Heard::Applied(item) => {

@@ -1,5 +1,7 @@
 //! What the watches tell, and what becomes of it, without a server.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::*;
@@ -66,4 +68,18 @@ async fn complaints_that_do_not_change_are_told_as_the_same() {
     assert_eq!(source.changed().await.invalid.len(), 2);
     sender.send(Heard::Deleted(broken("odd").name, "2".to_owned())).unwrap();
     assert_eq!(source.changed().await.invalid.len(), 1);
+}
+
+#[tokio::test]
+async fn how_long_the_first_lists_take_is_not_the_agents_time() {
+    let (sender, heard) = unbounded_channel();
+    let mut source = Source::new("node-a", heard);
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod) {
+        sender.send(Heard::Listed(kind, Vec::new())).unwrap();
+    }
+    let waited = tokio::time::timeout(Duration::from_millis(50), source.changed()).await;
+    assert!(waited.is_err(), "pods were not listed");
+    let complete = Instant::now();
+    sender.send(Heard::Listed(Kind::Pod, Vec::new())).unwrap();
+    assert!(source.changed().await.noticed >= complete);
 }
