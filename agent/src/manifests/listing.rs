@@ -44,9 +44,10 @@ pub(super) fn list(folder: &Path) -> Listing {
             }
         };
         let path = entry.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| NOT_OURS.contains(&name)) {
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_not_ours) && !is_labs(folder, path)
+        {
             listing.passed.push(path.to_owned());
-        } else if entry.file_type().is_dir() || !is_manifest(path) || path == folder.join(lab::FILE) {
+        } else if entry.file_type().is_dir() || !is_manifest(path) {
         } else if !entry.file_type().is_file() {
             let message = "is neither a file nor a folder".to_owned();
             listing.errors.push(ManifestError::Unreadable { path: path.to_owned(), message });
@@ -58,6 +59,15 @@ pub(super) fn list(folder: &Path) -> Listing {
     }
     listing.files.sort();
     listing
+}
+
+/// Whether a file is the folder's own `lab.yaml`, which is listed and holds no objects.
+pub(super) fn is_labs(folder: &Path, file: &Path) -> bool {
+    file == folder.join(lab::FILE)
+}
+
+fn is_not_ours(name: &str) -> bool {
+    name == lab::FILE || NOT_OURS.contains(&name)
 }
 
 /// The folders that files are read from, the folder itself among them. Those that cannot be looked at are left out.

@@ -78,7 +78,7 @@ impl Source {
         for error in listing.errors {
             pass.unreadable(error);
         }
-        for path in &listing.files {
+        for path in listing.files.iter().filter(|path| !listing::is_labs(&self.folder, path)) {
             match file::read(path) {
                 Ok(Some(text)) => pass.read_file(path, &text),
                 Ok(None) => {}
