@@ -53,7 +53,7 @@ pub(crate) enum Format {
 /// Standard error cannot be duplicated.
 pub(crate) fn begin(filter: &str, format: Format) -> io::Result<()> {
     // The client logs every failed request; we say once what is wrong. Who asks for its log by name gets it.
-    let filter = EnvFilter::new(format!("kube_client=off,kube_runtime=off,{filter}"));
+    let filter = EnvFilter::new(format!("kube_client=off,kube_runtime=off,notify=error,{filter}"));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // A descriptor of its own: the library's `stderr` is locked while somebody writes there, for as long as that takes.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
