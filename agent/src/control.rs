@@ -27,6 +27,7 @@ pub enum Request {
 
 /// How an agent is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of a document that others read")]
 pub struct Status {
     /// The node whose pods it looks after.
     pub node: String,

@@ -51,10 +51,10 @@ pub(super) fn list(folder: &Path) -> Listing {
         } else if !entry.file_type().is_file() {
             let message = "is neither a file nor a folder".to_owned();
             listing.errors.push(ManifestError::Unreadable { path: path.to_owned(), message });
-        } else if let Ok(metadata) = entry.metadata() {
-            if seen.insert((metadata.dev(), metadata.ino())) {
-                listing.files.push(path.to_owned());
-            }
+        } else if let Ok(metadata) = entry.metadata()
+            && seen.insert((metadata.dev(), metadata.ino()))
+        {
+            listing.files.push(path.to_owned());
         }
     }
     listing.files.sort();

@@ -29,7 +29,7 @@ fn names(changes: &[Change]) -> Vec<String> {
 fn a_list_is_read_item_by_item() {
     let untyped = |object: &str| {
         let lines = object.lines().filter(|it| !it.starts_with("apiVersion") && !it.starts_with("kind"));
-        lines.map(|line| format!("{line}\n")).collect::<String>()
+        lines.flat_map(|line| [line, "\n"]).collect::<String>()
     };
     let both = ["Namespace shop", "Pod shop/web", "NetworkPolicy shop/web"];
     let policies = ["Namespace shop", "NetworkPolicy shop/web"];

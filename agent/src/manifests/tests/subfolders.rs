@@ -97,7 +97,7 @@ fn a_subfolder_that_cannot_be_listed_keeps_what_it_held() {
         fs::rename(&sub, folder.path().join(".sub")).unwrap();
         symlink("sub", &sub).unwrap();
     } else {
-        fs::set_permissions(&sub, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&sub, fs::Permissions::from_mode(0o000)).unwrap();
     }
     let reading = folder.source.read();
     assert_eq!((&reading.changes, reading.incomplete), (&vec![], true), "{reading:?}");
