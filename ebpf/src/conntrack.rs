@@ -2,6 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, SERVICE, state};
+use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::reason::Reason;
 
 use crate::config;
 use crate::family::Address;
@@ -42,29 +44,47 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
     }
 }
 
-/// Whether a flow is still allowed, judged again in its first direction where the generation moved on. Says so in the
-/// flow; one that is denied stays so for a while after its last packet.
+/// Whether a flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in the
+/// flow; one that is denied stays known for a while after its last packet.
 #[inline(always)]
 pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
-    if flow.generation != scene.generation && config::recheck() {
-        scene.ask(flow.initiator);
-        if flow.flags & SERVICE != 0 {
-            service::ask_about_backend(scene);
-        }
-        let reason = verdict::judge(ctx, scene);
-        // It may be from before the pod was guarded.
-        let is_others = scene.is_for_another();
-        let service = flow.flags & SERVICE;
-        if service != 0 && !is_others {
-            flow.flags = service;
-            return service::is_allowed_still(ctx, scene, flow, reason);
-        }
+    // What was denied is not of what `keep` keeps.
+    if flow.flags & DENIED == 0 && (flow.generation == scene.generation || !config::recheck()) {
+        return true;
+    }
+    scene.ask(flow.initiator);
+    if flow.flags & SERVICE != 0 {
+        service::ask_about_backend(scene);
+    }
+    let reason = verdict::judge(ctx, scene);
+    // It may be from before the pod was guarded.
+    let is_others = scene.is_for_another();
+    if flow.flags & DENIED != 0 && flow.initiator == EGRESS {
+        // There may be a Service by now.
+        flow.flags |= scene.flow_flags();
+    }
+    if flow.flags & SERVICE != 0 && !is_others {
+        return service::is_allowed_still(ctx, scene, flow, reason);
+    }
+    // What the pod sends carries its own socket, and what the node sends of its own passes by itself: neither says that the node
+    // started this flow.
+    let is_unsure = reason == Reason::Node
+        && flow.initiator == INGRESS
+        && (flow.flags & DENIED != 0 || scene.direction == EGRESS);
+    if !is_unsure || is_others {
         let allowed = !reason.drops() && !is_others;
-        flow.flags = service | if allowed { 0 } else { DENIED };
+        flow.flags = flow.flags & !DENIED | if allowed { 0 } else { DENIED };
         flow.generation = scene.generation;
+        if allowed {
+            return true;
+        }
     }
-    if flow.flags & DENIED != 0 {
-        flow.expires = scene.now + DENIED_LIFETIME;
-    }
-    flow.flags & DENIED == 0
+    flow.expires = scene.now + DENIED_LIFETIME;
+    false
+}
+
+/// The same of an established flow. A function of its own, for the stack of whoever looks for half-open flows as well.
+#[inline(never)]
+pub fn judge_established_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
+    judge_again(ctx, scene, flow)
 }

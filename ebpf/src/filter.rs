@@ -163,7 +163,7 @@ enum Known {
     Nothing,
     /// Policy allows it.
     Allowed,
-    /// Policy does not allow it any more.
+    /// It was allowed once, and policy, asked just now, does not allow it.
     Denied,
 }
 
@@ -185,7 +185,7 @@ fn known_flow<const DIRECTION: u8, A: Address>(
         // SAFETY: as in `reason_of_packet`.
         let flow: &mut Flow = unsafe { &mut *flow };
         if flow.expires > scene.now && !(transport.starts && flow.initiator != DIRECTION) {
-            if conntrack::judge_again(ctx, scene, flow) {
+            if conntrack::judge_established_again(ctx, scene, flow) {
                 scene.service = flow.flags & SERVICE != 0;
                 if note {
                     conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
@@ -322,9 +322,9 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     let mut reason = scene.judge(ctx, DIRECTION);
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
-        // Allowed whatever became of the flow before.
+        // Allowed whatever became of the flow before, and whatever the pod's sockets say.
         reason = Reason::AllowedByPolicy;
-        known = Known::Nothing;
+        known = Known::Allowed;
         if scene.absent == 0 {
             A::forget(&scene.key);
             scene.absent = 1;
@@ -336,10 +336,14 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     // Whatever else is known: this passes, if not as the start of something.
     let unasked = reason == Reason::NotIsolated || reason == Reason::Node;
 
-    if known == Known::Denied || transport.answers {
+    if transport.answers || known == Known::Denied && transport.goes_on {
         return if unasked { reason } else { Reason::DeniedByPolicy };
     }
-    if transport.goes_on {
+    if known == Known::Denied {
+        // It may be a packet of its own, and does not reopen what policy closed.
+        return reason;
+    }
+    if transport.goes_on && known == Known::Nothing {
         match pick_up::<DIRECTION, A>(ctx, scene) {
             PickedUp::Allowed => return Reason::Established,
             PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, state};
 use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::reason::Reason;
 
 use crate::conntrack;
 use crate::family::Address;
@@ -30,10 +31,13 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Sce
         return PickedUp::Unknown;
     }
     let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };
-    let mut drops = scene.judge(ctx, initiator).drops();
+    let reason = scene.judge(ctx, initiator);
+    // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
+    let mut drops = reason.drops() || reason == Reason::Node && initiator == INGRESS && DIRECTION == EGRESS;
     if drops && connection == Connection::FromPod {
         initiator = INGRESS;
-        drops = scene.judge(ctx, initiator).drops();
+        let reason = scene.judge(ctx, initiator);
+        drops = reason.drops() || reason == Reason::Node && DIRECTION == EGRESS;
     }
     if drops {
         return PickedUp::Denied;

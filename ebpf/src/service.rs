@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, SERVICE};
+use postern_common::conntrack::{DENIED, Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
@@ -65,8 +65,9 @@ pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
 
 /// Whether a flow to a Service, or to the pod's node, is still allowed, of which policy says this today.
 ///
-/// Such a flow is never remembered as denied: it may lead to another backend by now. What the pod sends is left to the judgement
-/// behind the choice, where there is any: a flow that ended on the node and is denied today is not looked at there.
+/// Such a flow is never remembered as denied: it may lead to another backend by now. (One that was denied before it was one stays so
+/// until it is allowed.) What the pod sends is left to the judgement behind the choice, where there is any: a flow that ended on the
+/// node and is denied today is not looked at there.
 #[inline(always)]
 pub fn is_allowed_still<A: Address>(
     ctx: &TcContext,
@@ -80,6 +81,7 @@ pub fn is_allowed_still<A: Address>(
     let is_nodes = scene.direction == INGRESS && sockets::sent(ctx);
     if !reason.drops() && (!is_unknown || is_nodes) {
         flow.generation = scene.generation;
+        flow.flags &= !DENIED;
         return true;
     }
     scene.direction == EGRESS && (is_unknown || scene.question.resolved)

@@ -103,6 +103,9 @@ fn check_cluster(node: &mut Node, cluster: &Cluster, name: &str, restart: bool) 
 /// What one event leaves unasked, the next ones ask: every third to fourth kind of traffic, others each time.
 const SHARE: usize = 4;
 
+/// Every so many events, one is undone and done again.
+const FRO: usize = 2;
+
 fn check_history(node: &mut Node, history: &History) -> TestCaseResult {
     let name = "node-a";
     let mut engine = node.engine(name);
@@ -111,25 +114,41 @@ fn check_history(node: &mut Node, history: &History) -> TestCaseResult {
     let mut objects = BTreeMap::new();
     let mut earlier: Option<Questions> = None;
     for (index, event) in history.groups.iter().flatten().enumerate() {
-        match event {
-            Ok(object) => {
-                objects.insert(object.reference(), object.clone());
-                engine.apply(object.clone());
+        let (reference, object) = match event {
+            Ok(object) => (object.reference(), Some(object.clone())),
+            Err(reference) => (reference.clone(), None),
+        };
+        let before = objects.get(&reference).cloned();
+        let mut becomes = |node: &mut Node, engine: &mut Engine, object: Option<Object>| {
+            match object {
+                Some(object) => {
+                    objects.insert(reference.clone(), object.clone());
+                    engine.apply(object);
+                }
+                None => {
+                    objects.remove(&reference);
+                    engine.delete(&reference);
+                }
             }
-            Err(reference) => {
-                objects.remove(reference);
-                engine.delete(reference);
-            }
-        }
-        let externals = history.last.externals.clone();
-        let cluster = Cluster { objects: objects.values().cloned().collect(), externals };
-        engine.set_local_addresses(cluster.node_addresses(name));
-        let plan = engine.plan();
-        node.execute(&plan, engine.tables());
+            let externals = history.last.externals.clone();
+            let cluster = Cluster { objects: objects.values().cloned().collect(), externals };
+            engine.set_local_addresses(cluster.node_addresses(name));
+            let plan = engine.plan();
+            node.execute(&plan, engine.tables());
+            cluster
+        };
+        let cluster = becomes(node, &mut engine, object.clone());
 
         // What was allowed before the event has a flow now: it passes if, and only if, policy allows it still.
         if let Some(earlier) = &earlier {
             compare(node, &cluster, &engine, earlier)?;
+            if index % FRO == 0 {
+                // To and fro: what was denied meanwhile goes on, and what was allowed meanwhile does not.
+                for object in [before, object] {
+                    let cluster = becomes(node, &mut engine, object);
+                    compare(node, &cluster, &engine, earlier)?;
+                }
+            }
         }
         let traffic = testkit::traffic().skip(index % SHARE).step_by(SHARE).collect();
         let mut questions = Questions { name, traffic, identity: node.identity(), place: Place::First };

@@ -10,7 +10,7 @@ use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
-use postern_common::conntrack::{Flow4, Flow6, wide};
+use postern_common::conntrack::{DENIED, Flow, Flow4, Flow6, wide};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -81,6 +81,13 @@ impl Rig {
     pub(crate) fn delete_policy(&mut self, id: &str) {
         let (namespace, name) = id.split_once('/').unwrap();
         assert!(self.engine.delete(&ObjectRef::NetworkPolicy(NamespacedName::new(namespace, name))));
+        self.settle();
+    }
+
+    /// Deletes a pod (`namespace/name`), not the rig's own.
+    pub(crate) fn delete_pod(&mut self, id: &str) {
+        let (namespace, name) = id.split_once('/').unwrap();
+        assert!(self.engine.delete(&ObjectRef::Pod(NamespacedName::new(namespace, name))));
         self.settle();
     }
 
@@ -163,6 +170,30 @@ impl Rig {
         }
         self.endpoint.flags = GUARDED;
         self.settle();
+    }
+
+    /// From now on, the pod may send from any address.
+    pub(crate) fn unguard(&mut self) {
+        self.endpoint.flags = 0;
+        self.settle();
+    }
+
+    /// Marks all flows as denied, as an agent before may have left them.
+    pub(crate) fn deny_flows(&mut self) {
+        let maps = &mut self.maps;
+        let flows: Vec<_> = maps.flows4.iter().map(Result::unwrap).collect();
+        for (key, flow) in flows {
+            maps.flows4.insert(key, Flow { flags: flow.flags | DENIED, ..flow }, 0).unwrap();
+        }
+        let flows: Vec<_> = maps.flows6.iter().map(Result::unwrap).collect();
+        for (key, flow) in flows {
+            maps.flows6.insert(key, Flow { flags: flow.flags | DENIED, ..flow }, 0).unwrap();
+        }
+        let rows: Vec<_> = maps.half_open.iter().map(Result::unwrap).collect();
+        for (key, mut row) in rows {
+            row.flows.iter_mut().filter(|flow| flow.expires != 0).for_each(|flow| flow.flags |= DENIED);
+            maps.half_open.insert(key, row, 0).unwrap();
+        }
     }
 
     /// Overrides what the endpoint map says of the pod's veth.

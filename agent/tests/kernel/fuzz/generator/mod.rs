@@ -34,7 +34,7 @@ pub(super) fn sequence(seed: u64, number: u64) -> Sequence {
     let mut dice = Dice::new(Dice::new(seed ^ number.rotate_left(32)).next());
     let talks = (0..=dice.below(TALKS)).map(|_| Talk::random(&mut dice)).collect();
     let veth = veth(&mut dice);
-    let mut generator = Generator { dice, talks, seen: Vec::new() };
+    let mut generator = Generator { dice, talks, seen: Vec::new(), veth, before: veth };
     let steps = (0..8 + generator.dice.below(STEPS - 8)).map(|_| generator.step()).collect();
     Sequence { veth, steps }
 }
@@ -59,6 +59,9 @@ struct Generator {
     talks: Vec<Talk>,
     /// The last few packets, for errors to be about.
     seen: Vec<Seen>,
+    /// What the veth is, and what it was before.
+    veth: Veth,
+    before: Veth,
 }
 
 #[derive(Clone, Copy)]
@@ -76,8 +79,8 @@ enum Kind {
 
 impl Generator {
     fn step(&mut self) -> Step {
-        if self.dice.percent(5) {
-            return Step::Flip { veth: veth(&mut self.dice), advance: self.dice.percent(80) };
+        if self.dice.percent(6) {
+            return self.flip();
         }
         let kind = self.dice.weighted(&[
             (52, Kind::Talk),
@@ -103,6 +106,15 @@ impl Generator {
             bytes.iter_mut().skip(at).take(2).for_each(|byte| *byte = 0);
         }
         Step::Frame(Shown { direction, bytes, gso })
+    }
+
+    /// To something else, or back again. The policy generation goes up where something was taken away, and so less often on the way
+    /// back.
+    fn flip(&mut self) -> Step {
+        let back = self.dice.percent(50);
+        let next = if back { self.before } else { veth(&mut self.dice) };
+        self.before = std::mem::replace(&mut self.veth, next);
+        Step::Flip { veth: next, advance: self.dice.percent(if back { 40 } else { 80 }) }
     }
 
     fn frame(&mut self, kind: Kind) -> (Direction, Vec<u8>) {

@@ -192,8 +192,7 @@ impl Model {
             else {
                 continue;
             };
-            self.judge_again(&turn.key, flow);
-            if !flow.denied {
+            if self.judge_again(direction, &turn.key, flow) {
                 allowed = Some(place);
                 break;
             }
@@ -208,7 +207,11 @@ impl Model {
         self.flows.insert(turn.key, entry);
         match (allowed, denied) {
             (Some(_), _) => Some(Reason::Established),
-            (None, true) => Some(refused(self.ask(direction, turn.key.peer, Wanted::Portless))),
+            (None, true) => {
+                let reason = self.ask(direction, turn.key.peer, wanted(direction, &turn.key));
+                let never_starts = matches!(turn.kind, Kind::Answer | Kind::Middle);
+                Some(if never_starts { refused(reason) } else { reason })
+            }
             (None, false) => None,
         }
     }
@@ -238,8 +241,7 @@ impl Model {
         let mut allowed = false;
         for place in Entry::places(direction) {
             let Some(flow) = entry.get_mut(place) else { continue };
-            self.judge_again(&key, flow);
-            allowed = !flow.denied;
+            allowed = self.judge_again(direction, &key, flow);
             if allowed || place == Place::Established {
                 break;
             }
@@ -248,14 +250,21 @@ impl Model {
         allowed
     }
 
-    /// Judges a flow of an older generation again.
-    fn judge_again(&self, key: &Key, flow: &mut Flow) {
-        if self.recheck && flow.generation != self.generation {
-            let own = !self.veth.guarded || is_own(key.pod);
-            let reason = self.ask(flow.initiator, key.peer, wanted(flow.initiator, key));
-            flow.denied = !own || reason.drops();
-            flow.generation = self.generation;
+    /// Judges a flow again that is denied, or of an older generation, at a packet of this direction. Whether it is allowed.
+    fn judge_again(&self, direction: Direction, key: &Key, flow: &mut Flow) -> bool {
+        if !flow.denied && !(self.recheck && flow.generation != self.generation) {
+            return true;
         }
+        let own = !self.veth.guarded || is_own(key.pod);
+        let reason = self.ask(flow.initiator, key.peer, wanted(flow.initiator, key));
+        let of_node = reason == Reason::Node && flow.initiator == Direction::Ingress;
+        if own && of_node && (flow.denied || direction == Direction::Egress) {
+            // That does not tell who started it.
+            return false;
+        }
+        flow.denied = !own || reason.drops();
+        flow.generation = self.generation;
+        !flow.denied
     }
 
     /// Step 9.

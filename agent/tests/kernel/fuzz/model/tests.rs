@@ -221,10 +221,41 @@ fn flows_open_answer_and_are_established() {
     expect(&mut model, Egress, &back(ACK), DeniedByPolicy);
     expect(&mut model, Ingress, &there(ACK), DeniedByPolicy);
     model.flip(Veth { policy: Policy::Ingress, guarded: true });
-    expect(&mut model, Egress, &back(ACK), NotIsolated);
-    expect(&mut model, Ingress, &there(ACK), DeniedByPolicy);
-    model.advance();
+    expect(&mut model, Egress, &back(ACK), Established);
     expect(&mut model, Ingress, &there(ACK), Established);
+}
+
+#[test]
+fn a_denied_flow_is_judged_at_each_packet() {
+    let at = |policy| Veth { policy, guarded: true };
+    let there = v4(CLIENT, POD, 17, "0000", &udp("9c400035"));
+    let back = v4(POD, CLIENT, 17, "0000", &udp("00359c40"));
+    let mut model = model(Policy::Narrow);
+    expect(&mut model, Ingress, &there, AllowedByPolicy);
+    expect(&mut model, Egress, &back, Established);
+    expect(&mut model, Ingress, &there, AllowedByPolicy);
+    for (direction, frame) in [(Egress, &back), (Ingress, &there)] {
+        model.flip(at(Policy::Nothing));
+        model.advance();
+        expect(&mut model, Ingress, &there, DeniedByPolicy);
+        expect(&mut model, Egress, &back, DeniedByPolicy);
+        model.flip(at(Policy::Narrow));
+        expect(&mut model, direction, frame, Established);
+    }
+}
+
+#[test]
+fn what_the_pod_sends_does_not_tell_who_started() {
+    let there = v4(NODE, POD, 17, "0000", &udp("9c401234"));
+    let back = v4(POD, NODE, 17, "0000", &udp("12349c40"));
+    let mut model = model(Policy::Nothing);
+    expect(&mut model, Ingress, &there, Node);
+    expect(&mut model, Egress, &back, Established);
+    model.advance();
+    expect(&mut model, Egress, &back, Node);
+    expect(&mut model, Ingress, &there, Node);
+    expect(&mut model, Egress, &back, Established);
+    expect(&mut model, Ingress, &there, Established);
 }
 
 #[test]
