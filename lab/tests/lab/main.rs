@@ -18,6 +18,7 @@ mod clean_up;
 mod connections;
 #[cfg(test)]
 mod denied_floods;
+#[cfg(test)]
 mod denied_then_allowed;
 #[cfg(test)]
 mod icmp;
