@@ -198,6 +198,7 @@ impl Controller {
         scanner.expect(datapath.endpoints().enforcing());
         let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
         let mut engine = Engine::new(Scope::Node(node.clone()), first_class);
+        engine.number_transitional_from(datapath.first_transitional());
         if !datapath.judges_behind_nat() {
             engine.judge_in_front_of_services();
         }
@@ -349,14 +350,15 @@ impl Controller {
             // Something may still lean on what they left.
             return;
         }
-        self.unswept = false;
         match self.datapath.sweep(&self.engine.tables()) {
             Ok(0) => {}
             Ok(entries) => info!(entries, "removed what an earlier agent left in the maps"),
             Err(error) => {
-                warn!(%error, "removing what an earlier agent left failed; the next start tries again");
+                warn!(%error, "removing what an earlier agent left failed; trying again with the next change");
+                return;
             }
         }
+        self.unswept = false;
     }
 
     fn answer(&self, question: Question, feed: &Feed) {

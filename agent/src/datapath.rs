@@ -138,6 +138,8 @@ pub struct Datapath {
     links: PathBuf,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
     rest: Vec<Action>,
+    /// Veths have other classes than before, and the generation has not been advanced since: the kernel refused.
+    unadvanced: bool,
 }
 
 impl Datapath {
@@ -165,8 +167,18 @@ impl Datapath {
         }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
         let expiry = Expiry::start(&maps)?;
-        let rest = Vec::new();
-        let this = Self { ebpf, maps, writer, endpoints, expiry, behind_nat, unconfirmed, links, rest };
+        let this = Self {
+            ebpf,
+            maps,
+            writer,
+            endpoints,
+            expiry,
+            behind_nat,
+            unconfirmed,
+            links,
+            rest: Vec::new(),
+            unadvanced: false,
+        };
         Ok((this, first_class))
     }
 
@@ -190,6 +202,12 @@ impl Datapath {
     #[must_use]
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+
+    /// The first class number for the engine's plans alone ([`postern_policy::Engine::number_transitional_from`]).
+    #[must_use]
+    pub fn first_transitional(&self) -> ClassId {
+        self.writer.first_transitional()
     }
 
     /// The policy generation.
@@ -259,6 +277,7 @@ impl Datapath {
     ///
     /// As [`execute`](Self::execute).
     pub fn finish(&mut self) -> Result<(), ExecuteError> {
+        self.writer.remove_unused(&mut self.maps);
         if self.rest.is_empty() {
             return Ok(());
         }
@@ -322,11 +341,13 @@ impl Datapath {
         {
             errors.extend(unconfirmed.detach_earlier().map_err(ExecuteError::Unconfirmed).err());
         }
-        if changed {
+        self.unadvanced |= changed;
+        if self.unadvanced {
             // What passed under the classes a veth had before is to be judged by those it has now.
-            errors.extend(
-                self.writer.execute(&mut self.maps, &Action::AdvanceGeneration).map_err(Into::into).err(),
-            );
+            match self.writer.execute(&mut self.maps, &Action::AdvanceGeneration) {
+                Ok(()) => self.unadvanced = false,
+                Err(error) => errors.push(error.into()),
+            }
         }
         errors
     }
@@ -384,17 +405,14 @@ impl Datapath {
     /// A map cannot be read.
     pub fn recorded(&mut self) -> Result<Tables, ExecuteError> {
         self.rest.clear();
+        // Whatever was flipped before the failure: what follows may remove what packets on their way still go by.
+        grace::wait();
         let subjects = self.endpoints.carried().values().filter_map(|carried| {
             let policy = carried.policy()?;
             let subject = Subject { ingress: policy.ingress, egress: policy.egress, addresses: Vec::new() };
             Some((carried.pod.clone()?, subject))
         });
-        Ok(Tables {
-            subjects: subjects.collect(),
-            peers: tables::read_peers(&self.maps, self.writer.epoch())?,
-            frontends: tables::read_frontends(&self.maps, self.writer.epoch())?,
-            verdicts: tables::read_verdicts(&self.maps)?,
-        })
+        Ok(Tables { subjects: subjects.collect(), ..self.writer.recorded(&self.maps)? })
     }
 }
 

@@ -41,7 +41,7 @@ use self::peers::Peers;
 use self::rules::{Facts, RuleSet};
 use self::tracked::Tracked;
 use crate::model::{NamespacedName, NetworkPolicy, Node, Object, ObjectRef, Pod};
-use crate::tables::{ClassId, Subject};
+use crate::tables::{ClassId, FIRST_TRANSITIONAL, Subject};
 
 /// Whose pods are subjects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Engine {
     /// Prefixes whose entry must be looked at before the event is over.
     dirty: BTreeSet<IpNet>,
     rule_sets: Classes<RuleSet>,
+    /// Classes that live only while a plan is executed are numbered from here.
+    first_transitional: u32,
     subjects: Tracked<NamespacedName, Subject>,
     peers: Peers,
     frontends: Frontends,
@@ -111,10 +113,17 @@ impl Engine {
             local_addresses: BTreeSet::new(),
             dirty: BTreeSet::new(),
             rule_sets: Classes::new(first_class.0),
+            first_transitional: FIRST_TRANSITIONAL,
             subjects: Tracked::default(),
             peers: Peers::new(first_class.0),
             frontends: Frontends::default(),
         }
+    }
+
+    /// Numbers classes that live only while a plan is executed from here, since the kernel still holds what an earlier engine's plan
+    /// left, from [`FIRST_TRANSITIONAL`] on.
+    pub fn number_transitional_from(&mut self, first: ClassId) {
+        self.first_transitional = first.0.max(FIRST_TRANSITIONAL);
     }
 
     /// Adds or replaces an object. Returns whether it differs from the one known.

@@ -104,3 +104,12 @@ pub fn diff(recorded: &Tables, desired: &Tables) -> Plan {
     let (subjects, peers, frontends) = sides.changes();
     Transition::new(&sides, subjects, peers, frontends).plan()
 }
+
+/// The same after a plan that failed half way. What it took away before that is in `recorded` no more, yet flows may still rest on it:
+/// they are judged again. Classes of this plan alone are numbered from `first_transitional`.
+pub(crate) fn recovery(recorded: &Tables, desired: &Tables, first_transitional: u32) -> Plan {
+    let sides = diff::TableSides::new(recorded, desired);
+    let (subjects, peers, frontends) = sides.changes();
+    let transition = Transition::new(&sides, subjects, peers, frontends);
+    transition.numbered_from(first_transitional).judging_flows_again().plan()
+}

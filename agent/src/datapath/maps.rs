@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::sys::SyscallError;
 use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, Row, RowKey, Slot};
 use postern_common::endpoint::{ANY_VETH, Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
@@ -148,6 +149,17 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, u64>,
     /// How many changes are going on, one inside the other.
     changes: u32,
+    /// Which writes are refused, as far as a test has it so.
+    refusal: Option<Refusal>,
+}
+
+/// Which of the writes to come are refused in the kernel's place: it does so when memory is short, which a test cannot have at will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// So many writes are carried out first.
+    pub after: usize,
+    /// How many are refused then.
+    pub count: usize,
 }
 
 impl Maps {
@@ -199,7 +211,34 @@ impl Maps {
             fragments: map("FRAGMENTS")?.try_into()?,
             counters: map("COUNTERS")?.try_into()?,
             changes: 0,
+            refusal: None,
         })
+    }
+
+    /// Has writes of policy refused, for tests. Returns what is left of the last refusal.
+    pub fn refuse(&mut self, refusal: Option<Refusal>) -> Option<Refusal> {
+        std::mem::replace(&mut self.refusal, refusal)
+    }
+
+    /// One write of policy.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused it, or a test does.
+    pub(super) fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, MapError>,
+    ) -> Result<T, MapError> {
+        match &mut self.refusal {
+            None | Some(Refusal { count: 0, .. }) => {}
+            Some(Refusal { after: 0, count }) => {
+                *count -= 1;
+                let io_error = std::io::Error::from_raw_os_error(libc::ENOMEM);
+                return Err(SyscallError { call: "bpf_map_update_elem", io_error }.into());
+            }
+            Some(Refusal { after, .. }) => *after -= 1,
+        }
+        write(self)
     }
 
     /// Announces that elements of endpoints, pod addresses, peers, frontends, or verdicts in use are about to be written or removed,
@@ -253,7 +292,7 @@ impl Maps {
     ///
     /// The kernel refused the write.
     pub fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), MapError> {
-        self.change(|error| error, |maps| maps.endpoints.insert(ifindex, endpoint, 0))
+        self.change(|error| error, |maps| maps.write(|maps| maps.endpoints.insert(ifindex, endpoint, 0)))
     }
 
     /// Takes that away: programs on the veth drop everything.
@@ -321,6 +360,6 @@ impl Maps {
     pub fn set_state(&mut self, change: impl FnOnce(&mut State)) -> Result<(), MapError> {
         let mut state = self.state.get(&0, 0)?;
         change(&mut state);
-        self.state.set(0, state, 0)
+        self.write(|maps| maps.state.set(0, state, 0))
     }
 }

@@ -3,6 +3,7 @@
 //! The agent is the only writer of these maps. Every value is replaced as a whole by the kernel, so that a packet sees
 //! either the old one or the new one; the order of a plan's actions does the rest.
 
+mod port_sets;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,9 @@ use postern_common::state::State;
 use postern_common::verdict::VerdictKey;
 use postern_policy::services::Frontend;
 use postern_policy::tables::FIRST_TRANSITIONAL;
-use postern_policy::{Action, ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet};
+use postern_policy::{Action, ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet, Tables};
 
+use self::port_sets::PortSets;
 pub use self::read::{read_frontends, read_peers, read_verdicts};
 use super::encode;
 use super::maps::Maps;
@@ -32,6 +34,14 @@ const ANY: u64 = 0;
 pub struct WriteError {
     map: &'static str,
     source: MapError,
+}
+
+impl WriteError {
+    /// The same of endpoints, which others write.
+    #[must_use]
+    pub fn endpoints(source: MapError) -> Self {
+        Self { map: "ENDPOINTS", source }
+    }
 }
 
 fn remedy(error: &MapError) -> &'static str {
@@ -65,11 +75,10 @@ pub struct Writer {
     epoch: u32,
     generation: u32,
     behind_nat: bool,
-    /// Numbers of port sets that do not fit into a verdict, and how many verdicts use each.
-    port_sets: BTreeMap<PortSet, (u32, usize)>,
-    next_port_set: u32,
-    /// Which verdicts use a port set.
-    paged: BTreeMap<(ClassId, PeerClass), PortSet>,
+    /// What the maps held already is below these: classes of the engine's, and those of a plan alone.
+    first_class: ClassId,
+    first_transitional: ClassId,
+    port_sets: PortSets,
 }
 
 impl Writer {
@@ -85,28 +94,62 @@ impl Writer {
         let epoch = state.epoch.wrapping_add(1);
         maps.set_state(|state| state.epoch = epoch).map_err(failed("STATE"))?;
         let mut classes = BTreeSet::new();
-        for key in maps.verdicts.keys() {
-            let key = key.map_err(failed("VERDICTS"))?;
+        let mut port_set = 0;
+        for item in &maps.verdicts {
+            let (key, verdict) = item.map_err(failed("VERDICTS"))?;
             classes.extend([key.subject, key.peer]);
+            port_set = port_set.max(verdict.port_set);
         }
         for endpoint in &maps.endpoints {
             let (_, endpoint) = endpoint.map_err(failed("ENDPOINTS"))?;
             classes.extend([endpoint.ingress_class, endpoint.egress_class]);
         }
-        let highest = classes.range(..FIRST_TRANSITIONAL).next_back().copied().unwrap_or_default();
-        let mut port_set = 0;
         for key in maps.port_pages.keys() {
             port_set = port_set.max(key.map_err(failed("PORT_PAGES"))?.port_set);
         }
+        let highest = classes.range(..FIRST_TRANSITIONAL).next_back().copied().unwrap_or_default();
+        // The last ones are no classes: quarantine, and frontends that are judged behind NAT.
+        let mut transitional = classes.range(FIRST_TRANSITIONAL..u32::from_be_bytes([255, 255, 255, 0]));
+        let transitional = transitional.next_back().map_or(FIRST_TRANSITIONAL, |class| class + 1);
         let writer = Self {
             epoch,
             generation: state.generation,
             behind_nat: state.behind_nat != 0,
-            port_sets: BTreeMap::new(),
-            next_port_set: port_set + 1,
-            paged: BTreeMap::new(),
+            first_class: ClassId(highest + 1),
+            first_transitional: ClassId(transitional),
+            port_sets: PortSets::new(port_set + 1),
         };
-        Ok((writer, ClassId(highest + 1)))
+        let first_class = writer.first_class;
+        Ok((writer, first_class))
+    }
+
+    /// The first class number for plans alone that no entry of the maps uses: see
+    /// [`Engine::number_transitional_from`](postern_policy::Engine::number_transitional_from).
+    #[must_use]
+    pub fn first_transitional(&self) -> ClassId {
+        self.first_transitional
+    }
+
+    /// What this agent wrote into the maps, as they hold it; subjects are another module's. What earlier agents left is not
+    /// this one's to change before [`Self::sweep`]: veths may still be judged by it.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be read.
+    pub fn recorded(&self, maps: &Maps) -> Result<Tables, MapError> {
+        let mut verdicts = read_verdicts(maps)?;
+        verdicts.retain(|(subject, _), _| self.is_own(*subject));
+        Ok(Tables {
+            subjects: BTreeMap::new(),
+            peers: read_peers(maps, self.epoch)?,
+            frontends: read_frontends(maps, self.epoch)?,
+            verdicts,
+        })
+    }
+
+    fn is_own(&self, subject: ClassId) -> bool {
+        let first = if subject.0 < FIRST_TRANSITIONAL { self.first_class } else { self.first_transitional };
+        subject >= first
     }
 
     /// The epoch that endpoints must name.
@@ -139,8 +182,8 @@ impl Writer {
                 maps.change(failed("STATE"), |maps| self.remove_peer(maps, *prefix))
             }
             Action::AdvanceGeneration => {
-                self.generation = self.generation.wrapping_add(1);
-                self.write_state(maps)
+                self.remove_unused(maps);
+                self.write_state(maps, self.generation.wrapping_add(1), self.behind_nat)
             }
             Action::SetFrontend { frontend, entry } => {
                 maps.change(failed("STATE"), |maps| self.set_frontend(maps, *frontend, *entry))
@@ -162,18 +205,18 @@ impl Writer {
         if self.behind_nat == behind_nat {
             return Ok(());
         }
-        self.behind_nat = behind_nat;
-        // Else the next one would think that it is written.
-        self.write_state(maps).inspect_err(|_| self.behind_nat = !behind_nat)
+        self.write_state(maps, self.generation, behind_nat)
     }
 
-    fn write_state(&self, maps: &mut Maps) -> Result<(), WriteError> {
-        let Self { generation, behind_nat, .. } = *self;
+    /// Believed once the kernel has it.
+    fn write_state(&mut self, maps: &mut Maps, generation: u32, behind_nat: bool) -> Result<(), WriteError> {
         let change = |state: &mut State| {
             state.generation = generation;
             state.behind_nat = behind_nat.into();
         };
-        maps.set_state(change).map_err(failed("STATE"))
+        maps.set_state(change).map_err(failed("STATE"))?;
+        (self.generation, self.behind_nat) = (generation, behind_nat);
+        Ok(())
     }
 
     fn install(
@@ -183,66 +226,55 @@ impl Writer {
         peer: PeerClass,
         ports: &PortSet,
     ) -> Result<(), WriteError> {
-        let mut port_set = 0;
-        if !encode::fits_inline(ports) && self.paged.get(&(subject, peer)) != Some(ports) {
-            port_set = self.share(maps, ports)?;
-        }
+        let port_set = self.port_sets.number(maps, ports).map_err(failed("PORT_PAGES"))?;
         let key = VerdictKey { subject: subject.0, peer: peer.0 };
-        maps.verdicts.insert(key, encode::verdict(ports, port_set), ANY).map_err(failed("VERDICTS"))?;
-        if port_set != 0 {
-            self.paged.insert((subject, peer), ports.clone());
-        }
-        Ok(())
-    }
-
-    /// The number of a port set whose pages are in the map.
-    fn share(&mut self, maps: &mut Maps, ports: &PortSet) -> Result<u32, WriteError> {
-        if let Some((number, users)) = self.port_sets.get_mut(ports) {
-            *users += 1;
-            return Ok(*number);
-        }
-        let number = self.next_port_set;
-        for (key, page) in encode::pages(ports, number) {
-            maps.port_pages.insert(key, page, ANY).map_err(failed("PORT_PAGES"))?;
-        }
-        self.next_port_set += 1;
-        self.port_sets.insert(ports.clone(), (number, 1));
-        Ok(number)
-    }
-
-    fn remove(&mut self, maps: &mut Maps, subject: ClassId, peer: PeerClass) -> Result<(), WriteError> {
-        let key = VerdictKey { subject: subject.0, peer: peer.0 };
-        removed("VERDICTS", maps.verdicts.remove(&key))?;
-        let Some(ports) = self.paged.remove(&(subject, peer)) else { return Ok(()) };
-        if let Some((number, users)) = self.port_sets.get_mut(&ports) {
-            *users -= 1;
-            if *users == 0 {
-                let number = *number;
-                self.port_sets.remove(&ports);
-                for key in encode::pages(&ports, number).into_keys() {
-                    removed("PORT_PAGES", maps.port_pages.remove(&key))?;
-                }
+        let verdict = encode::verdict(ports, port_set);
+        match maps.write(|maps| maps.verdicts.insert(key, verdict, ANY)) {
+            Ok(()) => self.port_sets.name(maps, (subject, peer), ports),
+            Err(source) => {
+                self.port_sets.drop_unnamed(maps, ports);
+                return Err(failed("VERDICTS")(source));
             }
         }
         Ok(())
     }
 
+    fn remove(&mut self, maps: &mut Maps, subject: ClassId, peer: PeerClass) -> Result<(), WriteError> {
+        let key = VerdictKey { subject: subject.0, peer: peer.0 };
+        removed("VERDICTS", maps.write(|maps| maps.verdicts.remove(&key)))?;
+        self.port_sets.unname(maps, (subject, peer));
+        Ok(())
+    }
+
+    /// Removes pages of port sets that the kernel did not let go of when the last verdict that named them went. They are in nobody's way.
+    pub fn remove_unused(&mut self, maps: &mut Maps) {
+        self.port_sets.remove_unused(maps);
+    }
+
     fn set_peer(&self, maps: &mut Maps, prefix: IpNet, entry: PeerEntry) -> Result<(), WriteError> {
         let value = encode::peer(entry);
         match Place::of(prefix, self.epoch) {
-            Place::Exact4(key) => maps.peers4.insert(key, value, ANY).map_err(failed("PEERS4")),
-            Place::Exact6(key) => maps.peers6.insert(key, value, ANY).map_err(failed("PEERS6")),
-            Place::Prefix4(key) => maps.prefixes4.insert(&key, value, ANY).map_err(failed("PREFIXES4")),
-            Place::Prefix6(key) => maps.prefixes6.insert(&key, value, ANY).map_err(failed("PREFIXES6")),
+            Place::Exact4(key) => {
+                maps.write(|maps| maps.peers4.insert(key, value, ANY)).map_err(failed("PEERS4"))
+            }
+            Place::Exact6(key) => {
+                maps.write(|maps| maps.peers6.insert(key, value, ANY)).map_err(failed("PEERS6"))
+            }
+            Place::Prefix4(key) => {
+                maps.write(|maps| maps.prefixes4.insert(&key, value, ANY)).map_err(failed("PREFIXES4"))
+            }
+            Place::Prefix6(key) => {
+                maps.write(|maps| maps.prefixes6.insert(&key, value, ANY)).map_err(failed("PREFIXES6"))
+            }
         }
     }
 
     fn remove_peer(&self, maps: &mut Maps, prefix: IpNet) -> Result<(), WriteError> {
         match Place::of(prefix, self.epoch) {
-            Place::Exact4(key) => removed("PEERS4", maps.peers4.remove(&key)),
-            Place::Exact6(key) => removed("PEERS6", maps.peers6.remove(&key)),
-            Place::Prefix4(key) => removed("PREFIXES4", maps.prefixes4.remove(&key)),
-            Place::Prefix6(key) => removed("PREFIXES6", maps.prefixes6.remove(&key)),
+            Place::Exact4(key) => removed("PEERS4", maps.write(|maps| maps.peers4.remove(&key))),
+            Place::Exact6(key) => removed("PEERS6", maps.write(|maps| maps.peers6.remove(&key))),
+            Place::Prefix4(key) => removed("PREFIXES4", maps.write(|maps| maps.prefixes4.remove(&key))),
+            Place::Prefix6(key) => removed("PREFIXES6", maps.write(|maps| maps.prefixes6.remove(&key))),
         }
     }
 
@@ -258,15 +290,19 @@ impl Writer {
         };
         let value = Value { class };
         match FrontendKey::of(frontend, self.epoch) {
-            FrontendKey::V4(key) => maps.frontends4.insert(key, value, ANY).map_err(failed("FRONTENDS4")),
-            FrontendKey::V6(key) => maps.frontends6.insert(key, value, ANY).map_err(failed("FRONTENDS6")),
+            FrontendKey::V4(key) => {
+                maps.write(|maps| maps.frontends4.insert(key, value, ANY)).map_err(failed("FRONTENDS4"))
+            }
+            FrontendKey::V6(key) => {
+                maps.write(|maps| maps.frontends6.insert(key, value, ANY)).map_err(failed("FRONTENDS6"))
+            }
         }
     }
 
     fn remove_frontend(&self, maps: &mut Maps, frontend: Frontend) -> Result<(), WriteError> {
         match FrontendKey::of(frontend, self.epoch) {
-            FrontendKey::V4(key) => removed("FRONTENDS4", maps.frontends4.remove(&key)),
-            FrontendKey::V6(key) => removed("FRONTENDS6", maps.frontends6.remove(&key)),
+            FrontendKey::V4(key) => removed("FRONTENDS4", maps.write(|maps| maps.frontends4.remove(&key))),
+            FrontendKey::V6(key) => removed("FRONTENDS6", maps.write(|maps| maps.frontends6.remove(&key))),
         }
     }
 
@@ -290,38 +326,40 @@ impl Writer {
         wanted: impl Fn(ClassId, PeerClass) -> bool,
     ) -> Result<usize, WriteError> {
         let mut swept = 0;
-        for key in stale(maps.peers4.keys(), |key| key.epoch != self.epoch) {
-            removed("PEERS4", maps.peers4.remove(&key))?;
+        for key in stale("PEERS4", maps.peers4.keys(), |key| key.epoch != self.epoch)? {
+            removed("PEERS4", maps.write(|maps| maps.peers4.remove(&key)))?;
             swept += 1;
         }
-        for key in stale(maps.peers6.keys(), |key| key.epoch != self.epoch) {
-            removed("PEERS6", maps.peers6.remove(&key))?;
+        for key in stale("PEERS6", maps.peers6.keys(), |key| key.epoch != self.epoch)? {
+            removed("PEERS6", maps.write(|maps| maps.peers6.remove(&key)))?;
             swept += 1;
         }
         let epoch = self.epoch.to_be_bytes();
-        for key in stale(maps.prefixes4.keys(), |key| key.data().epoch != epoch) {
-            removed("PREFIXES4", maps.prefixes4.remove(&key))?;
+        for key in stale("PREFIXES4", maps.prefixes4.keys(), |key| key.data().epoch != epoch)? {
+            removed("PREFIXES4", maps.write(|maps| maps.prefixes4.remove(&key)))?;
             swept += 1;
         }
-        for key in stale(maps.prefixes6.keys(), |key| key.data().epoch != epoch) {
-            removed("PREFIXES6", maps.prefixes6.remove(&key))?;
+        for key in stale("PREFIXES6", maps.prefixes6.keys(), |key| key.data().epoch != epoch)? {
+            removed("PREFIXES6", maps.write(|maps| maps.prefixes6.remove(&key)))?;
             swept += 1;
         }
-        for key in stale(maps.frontends4.keys(), |key| key.epoch != self.epoch) {
-            removed("FRONTENDS4", maps.frontends4.remove(&key))?;
+        for key in stale("FRONTENDS4", maps.frontends4.keys(), |key| key.epoch != self.epoch)? {
+            removed("FRONTENDS4", maps.write(|maps| maps.frontends4.remove(&key)))?;
             swept += 1;
         }
-        for key in stale(maps.frontends6.keys(), |key| key.epoch != self.epoch) {
-            removed("FRONTENDS6", maps.frontends6.remove(&key))?;
+        for key in stale("FRONTENDS6", maps.frontends6.keys(), |key| key.epoch != self.epoch)? {
+            removed("FRONTENDS6", maps.write(|maps| maps.frontends6.remove(&key)))?;
             swept += 1;
         }
-        for key in stale(maps.verdicts.keys(), |key| !wanted(ClassId(key.subject), PeerClass(key.peer))) {
-            removed("VERDICTS", maps.verdicts.remove(&key))?;
+        for key in
+            stale("VERDICTS", maps.verdicts.keys(), |key| !wanted(ClassId(key.subject), PeerClass(key.peer)))?
+        {
+            removed("VERDICTS", maps.write(|maps| maps.verdicts.remove(&key)))?;
             swept += 1;
         }
-        let used: BTreeSet<u32> = self.port_sets.values().map(|(number, _)| *number).collect();
-        for key in stale(maps.port_pages.keys(), |key| !used.contains(&key.port_set)) {
-            removed("PORT_PAGES", maps.port_pages.remove(&key))?;
+        let used = self.port_sets.numbers();
+        for key in stale("PORT_PAGES", maps.port_pages.keys(), |key| !used.contains(&key.port_set))? {
+            removed("PORT_PAGES", maps.write(|maps| maps.port_pages.remove(&key)))?;
             swept += 1;
         }
         Ok(swept)
@@ -329,8 +367,13 @@ impl Writer {
 }
 
 /// Keys to remove, collected first: removing while iterating makes the kernel's iteration start over.
-fn stale<K>(keys: impl Iterator<Item = Result<K, MapError>>, is_stale: impl Fn(&K) -> bool) -> Vec<K> {
-    keys.filter_map(Result::ok).filter(is_stale).collect()
+fn stale<K>(
+    map: &'static str,
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    is_stale: impl Fn(&K) -> bool,
+) -> Result<Vec<K>, WriteError> {
+    let keys: Vec<K> = keys.collect::<Result<_, _>>().map_err(failed(map))?;
+    Ok(keys.into_iter().filter(is_stale).collect())
 }
 
 /// Which map holds a prefix, under which key.

@@ -26,6 +26,7 @@ mod privileges;
 mod programs;
 mod reasons;
 mod recall;
+mod refused;
 mod related;
 mod removal;
 mod replacing;

@@ -2,7 +2,7 @@
 //! the programs without pause. What every state allows is never dropped, what every state denies never passes.
 
 mod paths;
-mod states;
+pub(crate) mod states;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Engine;
 use super::classes::Class;
 use super::rules::{Facts, Known, RuleSet};
-use crate::plan::{FrontendChange, PeerChange, Plan, Sides, SubjectChange, Transition, diff};
+use crate::plan::{FrontendChange, PeerChange, Plan, Sides, SubjectChange, Transition, recovery};
 use crate::ports::PortSet;
 use crate::tables::{ClassId, PeerClass, Tables};
 
@@ -59,7 +59,9 @@ impl Engine {
         let plan = if subjects.is_empty() && peers.is_empty() && frontends.is_empty() {
             Plan::default()
         } else {
-            Transition::new(&EngineSides::new(self), subjects, peers, frontends).plan()
+            let sides = EngineSides::new(self);
+            let transition = Transition::new(&sides, subjects, peers, frontends);
+            transition.numbered_from(self.first_transitional).plan()
         };
         self.publish();
         plan
@@ -67,10 +69,12 @@ impl Engine {
 
     /// The plan from what the kernel really holds to what is desired now: after a restart, or when executing a plan
     /// failed half way. The next [`plan`](Self::plan) starts from here.
+    ///
+    /// Established flows are judged again in any case: they may rest on what the plan that failed took away.
     pub fn recover(&mut self, recorded: &Tables) -> Plan {
         let desired = self.tables();
         self.publish();
-        diff(recorded, &desired)
+        recovery(recorded, &desired, self.first_transitional)
     }
 
     fn publish(&mut self) {

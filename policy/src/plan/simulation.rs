@@ -22,6 +22,8 @@ pub(super) struct Kernel {
     subjects: BTreeMap<NamespacedName, Subject>,
     frontends: BTreeMap<Frontend, FrontendEntry>,
     verdicts: BTreeMap<(ClassId, PeerClass), PortSet>,
+    /// What was allowed since flows were last judged again: what established flows may rest on.
+    pub(super) flows: Answers,
 }
 
 impl Kernel {
@@ -157,7 +159,12 @@ impl Kernel {
         let advances = plan.steps.contains(&Action::AdvanceGeneration);
         for (index, action) in plan.steps.iter().take(budget).enumerate() {
             self.execute(action)?;
+            if *action == Action::AdvanceGeneration {
+                self.flows.clear();
+            }
             for (key, answer) in self.answers(pods, remotes) {
+                let flows = self.flows.entry(key.clone()).or_default();
+                *flows = flows.union(&answer);
                 if answer != before[&key] && answer != after[&key] {
                     return Err(format!(
                         "after {index} {action:?}: {key:?} is {answer}, was {}, will be {}\n{plan:#?}",

@@ -92,6 +92,11 @@ proptest! {
         }
         let plan = engine.recover(&kernel.tables());
         run(&mut kernel, &plan, &mut engine, &universe, usize::MAX)?;
+        // Whatever plan it was that took something away.
+        let now = kernel.answers(&universe.0, &universe.1);
+        for (question, allowed) in &kernel.flows {
+            prop_assert!(now[question].covers(allowed), "{question:?}: flows of {allowed} go on");
+        }
     }
 
     #[test]

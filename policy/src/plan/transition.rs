@@ -92,6 +92,8 @@ pub(crate) struct Transition<'a, S> {
     peers: Vec<PeerChange>,
     frontends: Vec<FrontendChange>,
     next_id: u32,
+    /// Flows are judged again whatever changes.
+    advance: bool,
     /// Verdicts of this plan alone.
     temporary: BTreeMap<(ClassId, PeerClass), PortSet>,
 }
@@ -104,7 +106,18 @@ impl<'a, S: Sides> Transition<'a, S> {
         frontends: Vec<FrontendChange>,
     ) -> Self {
         peers.sort_by_key(|change| (change.prefix.prefix_len(), change.prefix));
-        Self { sides, subjects, peers, frontends, next_id: FIRST_TRANSITIONAL, temporary: BTreeMap::new() }
+        let (next_id, temporary) = (FIRST_TRANSITIONAL, BTreeMap::new());
+        Self { sides, subjects, peers, frontends, next_id, advance: false, temporary }
+    }
+
+    /// Numbers the classes of this plan alone from here.
+    pub(crate) fn numbered_from(self, next_id: u32) -> Self {
+        Self { next_id, ..self }
+    }
+
+    /// Lets established flows be judged again, whatever changes.
+    pub(crate) fn judging_flows_again(self) -> Self {
+        Self { advance: true, ..self }
     }
 
     pub(crate) fn plan(mut self) -> Plan {
@@ -124,7 +137,7 @@ impl<'a, S: Sides> Transition<'a, S> {
             (ways, stand_ins) = self.ways(&moves, &targets);
         }
         self.stand_by();
-        let advance = self.must_advance(&moves);
+        let advance = self.advance || self.must_advance(&moves);
 
         let mut steps = Vec::new();
         self.forget_subjects(&mut steps);

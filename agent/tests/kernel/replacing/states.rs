@@ -12,7 +12,7 @@ use postern_policy::testkit::build::{
 };
 
 /// Numbers that are random enough, and the same in each run.
-pub(super) struct Dice(pub(super) u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     /// Xorshift (Marsaglia, "Xorshift RNGs", 2003).
@@ -23,7 +23,7 @@ impl Dice {
         self.0
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 16).unwrap() % bound
     }
 
@@ -33,7 +33,7 @@ impl Dice {
 }
 
 /// Other pods of the node, whose veths are flipped too: right after that of `web`, for plans go by names.
-pub(super) const WORKERS: [(&str, &str, &str); 4] = [
+pub(crate) const WORKERS: [(&str, &str, &str); 4] = [
     ("worker-1", "10.0.1.1", "fd00::1:1"),
     ("worker-2", "10.0.1.2", "fd00::1:2"),
     ("worker-3", "10.0.1.3", "fd00::1:3"),
@@ -41,7 +41,7 @@ pub(super) const WORKERS: [(&str, &str, &str); 4] = [
 ];
 
 /// A state. Two of them have policies of the same names in common, so that one replaces the other.
-pub(super) fn state(dice: &mut Dice) -> BTreeMap<ObjectRef, Object> {
+pub(crate) fn state(dice: &mut Dice) -> BTreeMap<ObjectRef, Object> {
     let stage = dice.one_of(&["one", "two"]);
     let tier = dice.one_of(&["one", "two"]);
     let mut objects = vec![namespace("shop", &[("stage", stage)])];
