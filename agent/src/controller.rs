@@ -7,6 +7,7 @@ mod complaints;
 mod options;
 mod owners;
 mod pending;
+mod retry;
 mod wanted;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use postern_policy::{Engine, Scope};
 pub use self::options::{ControllerError, Options, Origin};
 use self::owners::Owners;
 use self::pending::{Pending, not_enforced};
+use self::retry::Retry;
 pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
+use crate::datapath::tables::BUDGET;
 use crate::datapath::{Datapath, ExecuteError, SetupError};
 use crate::feed::{Change, Feed, Folder, News};
 use crate::http;
@@ -34,8 +37,8 @@ use crate::metrics::Metrics;
 /// Everything is looked at again this often, in case an event was lost.
 const RELOOK: Duration = Duration::from_secs(30);
 
-/// What failed is tried again after this long.
-const RETRY: Duration = Duration::from_secs(1);
+/// How many policies may be refused one after the other, where maps are full, before the next retry.
+const MOST_REFUSED_AT_ONCE: usize = 16;
 
 /// Runs the agent until it is told to stop (SIGTERM, SIGINT). What is enforced then stays so.
 ///
@@ -94,12 +97,14 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 if let Some(news) = feed.relook() {
                     controller.take(news);
                 }
+                // What a namespace takes may have become less.
+                controller.engine.reconsider();
                 controller.settle();
                 controller.publish(&feed);
                 controller.datapath.remove_expired();
                 controller.pending.say(Instant::now());
             }
-            () = tokio::time::sleep_until(controller.retry.into()), if !controller.failures.is_empty() => {
+            () = tokio::time::sleep_until(controller.retry.at().into()), if !controller.failures.is_empty() => {
                 controller.look().await;
                 controller.settle();
             }
@@ -176,8 +181,12 @@ struct Controller {
     unread: bool,
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
-    retry: Instant,
+    retry: Retry,
     broken_off: bool,
+    /// Why the last plan was broken off.
+    refusal: String,
+    /// Policies for which there is no room: they allow nothing.
+    no_room: Vec<String>,
     /// What earlier agents left in the maps is still there.
     unswept: bool,
     /// Isolated pods without a veth.
@@ -198,6 +207,7 @@ impl Controller {
         scanner.expect(datapath.endpoints().enforcing());
         let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
         let mut engine = Engine::new(Scope::Node(node.clone()), first_class);
+        engine.limit(BUDGET);
         engine.number_transitional_from(datapath.first_transitional());
         if !datapath.judges_behind_nat() {
             engine.judge_in_front_of_services();
@@ -217,8 +227,10 @@ impl Controller {
             invalid: Arc::default(),
             unread: false,
             failures: Vec::new(),
-            retry: Instant::now(),
+            retry: Retry::new(),
             broken_off: false,
+            refusal: String::new(),
+            no_room: Vec::new(),
             unswept: true,
             pending: Pending::default(),
             noticed: None,
@@ -230,7 +242,9 @@ impl Controller {
     async fn look(&mut self) {
         match self.scanner.scan().await {
             Ok(view) => {
-                self.engine.set_local_addresses(view.local.iter().copied());
+                if self.engine.set_local_addresses(view.local.iter().copied()) {
+                    self.retry.reset();
+                }
                 self.unseen.clone_from(&view.unknown);
                 self.view = view;
             }
@@ -261,6 +275,9 @@ impl Controller {
                 self.noticed.get_or_insert(noticed);
                 effect = effect.max(if own { Effect::OwnPods } else { Effect::Policy });
             }
+        }
+        if effect != Effect::None {
+            self.retry.reset();
         }
         if !Arc::ptr_eq(&invalid, &self.invalid) {
             self.complain(invalid);
@@ -298,15 +315,32 @@ impl Controller {
         }
         // There may be veths, or addresses, that nothing is enforced on.
         let mut failures = self.unseen.clone();
-        if let Err(error) = self.enforce() {
+        let is_enforced = if self.broken_off && !self.retry.is_due() {
+            // Nothing has changed since the kernel refused: reading all maps back again would tell nothing new.
+            false
+        } else if let Err(error) = self.enforce() {
             self.broken_off = true;
-            failures.push(error.to_string());
+            self.refusal = error.to_string();
+            false
+        } else {
+            true
+        };
+        if !is_enforced {
+            failures.push(self.refusal.clone());
         }
-        let (wanted, pending) =
+        let no_room: Vec<String> = self.engine.refused().map(|refused| refused.to_string()).collect();
+        for message in no_room.iter().filter(|message| !self.no_room.contains(message)) {
+            error!("{message}");
+        }
+        self.no_room = no_room;
+        let (mut wanted, pending) =
             wanted::wanted(&self.engine, &self.view.veths, &mut self.owners, self.antispoof);
+        if !is_enforced {
+            self.datapath.hold_back(&mut wanted);
+        }
         failures.extend(
             self.datapath
-                .reconcile(&wanted, self.picture != Picture::Complete)
+                .reconcile(&wanted, self.picture != Picture::Complete || !is_enforced)
                 .iter()
                 .map(ToString::to_string),
         );
@@ -315,8 +349,6 @@ impl Controller {
             error!("{message}; trying again");
         });
         self.failures = failures;
-        // A point in time, not a span: whatever else wakes the loop must not put it off.
-        self.retry = Instant::now() + RETRY;
         if self.failures.is_empty()
             && let Some(noticed) = self.noticed.take()
         {
@@ -327,13 +359,33 @@ impl Controller {
         }
         if let Err(error) = self.datapath.finish() {
             self.broken_off = true;
+            self.refusal = error.to_string();
             self.failures.push(error.to_string());
             error!("{error}; trying again");
+        }
+        if self.failures.is_empty() {
+            self.retry.reset();
+        } else {
+            self.retry.failed();
         }
         self.forget_earlier_agents();
     }
 
+    /// Carries out a plan. Where maps are full, those who take most make room: what others' policies say comes first.
     fn enforce(&mut self) -> Result<(), ExecuteError> {
+        for _ in 0..MOST_REFUSED_AT_ONCE {
+            match self.carry_out() {
+                Err(error) if error.is_full() && self.engine.refuse_most() => {
+                    warn!("{error}");
+                    self.broken_off = true;
+                }
+                result => return result,
+            }
+        }
+        self.carry_out()
+    }
+
+    fn carry_out(&mut self) -> Result<(), ExecuteError> {
         let plan = if self.broken_off {
             self.engine.recover(&self.datapath.recorded()?)
         } else {
@@ -382,6 +434,7 @@ impl Controller {
         let (errors, errors_total) = complaints::listed([
             &self.invalid[..],
             &self.failures[..],
+            &self.no_room[..],
             &without_veth[..],
             &feed.troubles()[..],
         ]);
@@ -394,7 +447,7 @@ impl Controller {
             services: if self.datapath.judges_behind_nat() { "behind-nat" } else { "together" }.to_owned(),
             synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
-            ready: settled && self.picture == Picture::Complete && !self.unread,
+            ready: settled && self.no_room.is_empty() && self.picture == Picture::Complete && !self.unread,
             unread: self.unread,
             settled,
             enforced_in_ms: self.enforced_in.as_secs_f64() * 1e3,

@@ -142,6 +142,14 @@ pub struct Datapath {
     unadvanced: bool,
 }
 
+impl ExecuteError {
+    /// Whether a map of verdicts is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Table(error) if error.is_full())
+    }
+}
+
 impl Datapath {
     /// Loads the programs and takes over what an earlier agent pinned; that goes on enforcing until the first
     /// [`reconcile`](Self::reconcile).
@@ -307,6 +315,11 @@ impl Datapath {
             other => self.writer.execute(&mut self.maps, other)?,
         }
         Ok(())
+    }
+
+    /// Changes what veths are to carry to what they can while a plan has failed: see [`Endpoints::hold_back`].
+    pub fn hold_back(&self, wanted: &mut BTreeMap<u32, Wanted>) {
+        self.endpoints.hold_back(wanted);
     }
 
     /// Makes the veths carry what they are to. Returns what failed. With `hold`, veths that an earlier agent left with

@@ -1,7 +1,8 @@
 //! Verdicts: what one subject class and one peer class may exchange.
 //!
 //! No entry means nothing. Up to [`INLINE_RANGES`] port ranges stand in the verdict itself; where more are needed,
-//! all of them go to pages of 256 ports, so that a look-up costs the same however many there are.
+//! all of them go to pages of 256 ports, so that a look-up costs the same however many there are. A page of which all ports are allowed
+//! is one bit of one more page, so that a range takes three pages at most, however wide it is.
 
 /// Port ranges that fit into a verdict.
 pub const INLINE_RANGES: usize = 4;
@@ -14,6 +15,11 @@ pub const EVERY_TCP: u8 = 1 << 1;
 pub const EVERY_UDP: u8 = 1 << 2;
 /// Every SCTP port.
 pub const EVERY_SCTP: u8 = 1 << 3;
+
+/// The page of a port, with some of its ports. Where all are allowed, there is none.
+pub const SOME_PORTS: u16 = 0;
+/// Which pages of a protocol are allowed whole.
+pub const WHOLE_PAGES: u16 = 1;
 
 map_types! {
     /// Key of map `VERDICTS`.
@@ -54,16 +60,30 @@ map_types! {
         pub port_set: u32 = 0,
         /// `IPPROTO_*`
         pub protocol: u8 = 4,
-        /// The port's high byte.
+        /// The port's high byte. Zero in the page of whole pages.
         pub page: u8 = 5,
-        /// Zero.
-        pub reserved: u16 = 6,
+        /// [`SOME_PORTS`] or [`WHOLE_PAGES`].
+        pub kind: u16 = 6,
     }
 
-    /// Value of map `PORT_PAGES`: one bit for each low byte of a port.
+    /// Value of map `PORT_PAGES`: one bit for each low byte of a port, or for each page.
     pub struct PortPage [32] {
-        /// Bit `port % 64` of word `port / 64`.
+        /// Bit `byte % 64` of word `byte / 64`.
         pub bits: [u64; 4] = 0,
+    }
+}
+
+impl PortPage {
+    /// Whether it holds a byte: of a port, or of a page.
+    #[inline(always)]
+    #[must_use]
+    pub fn has(&self, byte: u8) -> bool {
+        self.bits[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0
+    }
+
+    /// Adds a byte.
+    pub fn add(&mut self, byte: u8) {
+        self.bits[usize::from(byte >> 6)] |= 1 << (byte & 63);
     }
 }
 

@@ -48,7 +48,7 @@ pub static PREFIXES6: LpmTrie<PrefixAddress6, Peer, MAX_PREFIXES> = LpmTrie::new
 #[btf_map]
 pub static VERDICTS: HashMap<VerdictKey, Verdict, MAX_VERDICTS, GROWING> = HashMap::new();
 
-/// (port set, protocol, high byte of the port) -> bitmap. Written by the agent.
+/// (port set, protocol, high byte of the port) -> bitmap; and one of pages that are allowed whole. Written by the agent.
 #[btf_map]
 pub static PORT_PAGES: HashMap<PortPageKey, PortPage, MAX_PORT_PAGES, GROWING> = HashMap::new();
 

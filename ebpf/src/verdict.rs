@@ -7,7 +7,7 @@ use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
 use postern_common::service::BEHIND_NAT;
 use postern_common::verdict::{
-    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, PortPageKey, Verdict, VerdictKey,
+    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, PortPageKey, SOME_PORTS, Verdict, VerdictKey, WHOLE_PAGES,
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
@@ -155,8 +155,8 @@ pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     }
 }
 
-/// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or one
-/// look-up.
+/// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or two
+/// look-ups at most.
 #[inline(never)]
 fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
     let whole = match protocol {
@@ -170,13 +170,7 @@ fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
         return true;
     }
     if verdict.port_set != 0 {
-        let [page, bit] = port.to_be_bytes();
-        let key = PortPageKey { port_set: verdict.port_set, protocol, page, reserved: 0 };
-        // SAFETY: a published port set never changes.
-        return match unsafe { PORT_PAGES.get(&key) } {
-            Some(page) => page.bits[usize::from(bit >> 6)] >> (bit & 63) & 1 != 0,
-            None => false,
-        };
+        return is_paged(verdict.port_set, protocol, port);
     }
     let mut index = 0;
     while index < verdict.ranges.len() {
@@ -187,4 +181,18 @@ fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
         index += 1;
     }
     false
+}
+
+/// Whether a port set holds a port: on the port's own page, or since all of that page is allowed.
+#[inline(never)]
+fn is_paged(port_set: u32, protocol: u8, port: u16) -> bool {
+    let [page, byte] = port.to_be_bytes();
+    let key = PortPageKey { port_set, protocol, page, kind: SOME_PORTS };
+    // SAFETY: a published port set never changes.
+    if let Some(ports) = unsafe { PORT_PAGES.get(&key) } {
+        return ports.has(byte);
+    }
+    let key = PortPageKey { page: 0, kind: WHOLE_PAGES, ..key };
+    // SAFETY: as above.
+    unsafe { PORT_PAGES.get(&key) }.is_some_and(|pages| pages.has(page))
 }

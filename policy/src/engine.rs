@@ -13,6 +13,7 @@
 
 mod attributes;
 mod blocks;
+mod budget;
 mod classes;
 mod cluster;
 mod dump;
@@ -34,6 +35,8 @@ use ipnet::IpNet;
 
 use self::attributes::Attributes;
 use self::blocks::Blocks;
+use self::budget::Budgets;
+pub use self::budget::{Budget, Refused};
 use self::classes::Classes;
 use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
 use self::frontends::Frontends;
@@ -93,6 +96,7 @@ pub struct Engine {
     subjects: Tracked<NamespacedName, Subject>,
     peers: Peers,
     frontends: Frontends,
+    budgets: Budgets,
 }
 
 impl Engine {
@@ -117,6 +121,7 @@ impl Engine {
             subjects: Tracked::default(),
             peers: Peers::new(first_class.0),
             frontends: Frontends::default(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -161,6 +166,7 @@ impl Engine {
                 let policy = Arc::new(policy);
                 let old = self.policies.insert(policy.clone());
                 self.policy_changed(&policy.id, &[Some(policy.clone()), old]);
+                self.note_policy(&policy.id);
             }
         }
         self.settle();
@@ -194,6 +200,7 @@ impl Engine {
             ObjectRef::NetworkPolicy(id) => {
                 let Some(old) = self.policies.remove(id) else { return false };
                 self.policy_changed(id, &[Some(old)]);
+                self.note_policy(id);
             }
         }
         self.settle();

@@ -1,10 +1,11 @@
 //! Policy types to map types and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern_common::peer::LOCAL_NODE;
 use postern_common::verdict::{
-    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, INLINE_RANGES, PortPage, PortPageKey, Verdict,
+    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, INLINE_RANGES, PortPage, PortPageKey, SOME_PORTS, Verdict,
+    WHOLE_PAGES,
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, peer, verdict};
 use postern_policy::model::Protocol;
@@ -90,13 +91,45 @@ pub fn verdict(ports: &PortSet, port_set: u32) -> Verdict {
 pub fn pages(ports: &PortSet, port_set: u32) -> BTreeMap<PortPageKey, PortPage> {
     let mut pages: BTreeMap<PortPageKey, PortPage> = BTreeMap::new();
     for range in partial(ports) {
-        for port in range.first..=range.last {
-            let [page, bit] = port.to_be_bytes();
-            let key = PortPageKey { port_set, protocol: number(range.protocol), page, reserved: 0 };
-            pages.entry(key).or_default().bits[usize::from(bit >> 6)] |= 1 << (bit & 63);
+        let protocol = number(range.protocol);
+        for (page, first, last) in split(*range) {
+            let whole = (first, last) == (0, u8::MAX);
+            let kind = if whole { WHOLE_PAGES } else { SOME_PORTS };
+            let key = PortPageKey { port_set, protocol, page: if whole { 0 } else { page }, kind };
+            let bits = pages.entry(key).or_default();
+            if whole {
+                bits.add(page);
+            } else {
+                (first..=last).for_each(|port| bits.add(port));
+            }
         }
     }
     pages
+}
+
+/// How many pages a set takes.
+#[must_use]
+pub fn page_count(ports: &PortSet) -> usize {
+    if fits_inline(ports) {
+        return 0;
+    }
+    let pages = partial(ports).flat_map(|range| {
+        split(*range).map(|(page, first, last)| {
+            // Pages that are allowed whole have one together.
+            (range.protocol, ((first, last) != (0, u8::MAX)).then_some(page))
+        })
+    });
+    pages.collect::<BTreeSet<_>>().len()
+}
+
+/// A range as pages, each with its first and last port there.
+fn split(range: PortRange) -> impl Iterator<Item = (u8, u8, u8)> {
+    let ([first_page, first], [last_page, last]) = (range.first.to_be_bytes(), range.last.to_be_bytes());
+    (first_page..=last_page).map(move |page| {
+        let first = if page == first_page { first } else { 0 };
+        let last = if page == last_page { last } else { u8::MAX };
+        (page, first, last)
+    })
 }
 
 /// The reverse of [`verdict()`] and [`pages`]; the pages are those of the verdict's port set.
@@ -114,10 +147,16 @@ pub fn ports(verdict: &Verdict, pages: &BTreeMap<PortPageKey, PortPage>) -> Port
     let from =
         pages.range(first..).take_while(|(key, _)| verdict.port_set != 0 && key.port_set == verdict.port_set);
     let listed = from.flat_map(|(key, page)| {
-        let ports = (0..=u8::MAX).filter(|bit| page.bits[usize::from(bit >> 6)] >> (bit & 63) & 1 != 0);
-        ports.filter_map(|bit| {
-            let port = u16::from_be_bytes([key.page, bit]);
-            Some(PortRange { protocol: protocol(key.protocol)?, first: port, last: port })
+        let bytes = (0..=u8::MAX).filter(|byte| page.has(*byte));
+        bytes.filter_map(|byte| {
+            let protocol = protocol(key.protocol)?;
+            let (first, last) = if key.kind == WHOLE_PAGES {
+                (u16::from_be_bytes([byte, 0]), u16::from_be_bytes([byte, u8::MAX]))
+            } else {
+                let port = u16::from_be_bytes([key.page, byte]);
+                (port, port)
+            };
+            Some(PortRange { protocol, first, last })
         })
     });
     PortSet::from_ranges(wholes.chain(inline).chain(listed))

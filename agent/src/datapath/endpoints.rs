@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::TcAttachType;
 use postern_common::direction;
+use postern_common::endpoint::QUARANTINE;
 use postern_policy::ClassId;
 use postern_policy::model::NamespacedName;
 use tracing::{info, warn};
@@ -158,6 +159,26 @@ impl Endpoints {
             carried.role = Role::Policy(next);
         }
         Ok(())
+    }
+
+    /// Changes what veths are to carry to what they can while a plan has failed, since the verdicts of new classes may not be in the maps:
+    /// a pod stays in the classes that its veth has, and one whose veth has none yet gets and sends nothing new where policy
+    /// isolates it.
+    pub fn hold_back(&self, wanted: &mut BTreeMap<u32, Wanted>) {
+        for (ifindex, want) in wanted {
+            let Role::Policy(policy) = &mut want.role else { continue };
+            let carried = self.carried.get(ifindex).filter(|carried| carried.pod == want.pod);
+            let classes = carried.and_then(Wanted::policy).map(|policy| (policy.ingress, policy.egress));
+            let is_isolated = |(ingress, egress): &(ClassId, ClassId)| {
+                *ingress != ClassId::NOT_ISOLATED || *egress != ClassId::NOT_ISOLATED
+            };
+            let closed = |class: ClassId| {
+                if class == ClassId::NOT_ISOLATED { class } else { ClassId(QUARANTINE) }
+            };
+            (policy.ingress, policy.egress) = classes
+                .filter(is_isolated)
+                .unwrap_or_else(|| (closed(policy.ingress), closed(policy.egress)));
+        }
     }
 
     /// Makes the veths carry what they are to: attaches, changes and takes off. Goes on after errors; what failed is

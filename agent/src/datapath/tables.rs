@@ -11,14 +11,15 @@ use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{MapError, lpm_trie};
+use aya::sys::SyscallError;
 use ipnet::IpNet;
-use postern_common::peer::{EPOCH_BITS, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::peer::{EPOCH_BITS, MAX_PREFIXES, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
 use postern_common::service::{BEHIND_NAT, Frontend as Value, FrontendKey4, FrontendKey6};
 use postern_common::state::State;
-use postern_common::verdict::VerdictKey;
+use postern_common::verdict::{MAX_PORT_PAGES, MAX_VERDICTS, VerdictKey};
 use postern_policy::services::Frontend;
 use postern_policy::tables::FIRST_TRANSITIONAL;
-use postern_policy::{Action, ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet, Tables};
+use postern_policy::{Action, Budget, ClassId, FrontendEntry, PeerClass, PeerEntry, PortSet, Tables};
 
 use self::port_sets::PortSets;
 pub use self::read::{read_frontends, read_peers, read_verdicts};
@@ -27,6 +28,14 @@ use super::maps::Maps;
 
 /// `BPF_ANY`: insert or replace.
 const ANY: u64 = 0;
+
+/// What one namespace may take of the maps: an eighth. Tenants with more than that want more nodes, or fewer rules.
+pub const BUDGET: Budget = Budget {
+    verdicts: MAX_VERDICTS / 8,
+    pages: MAX_PORT_PAGES / 8,
+    prefixes: MAX_PREFIXES / 8,
+    pages_of: encode::page_count,
+};
 
 /// A map refused a write. What was enforced before still is.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +50,16 @@ impl WriteError {
     #[must_use]
     pub fn endpoints(source: MapError) -> Self {
         Self { map: "ENDPOINTS", source }
+    }
+}
+
+impl WriteError {
+    /// Whether a map of verdicts is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let no_room = |call: &SyscallError| call.io_error.raw_os_error() == Some(libc::E2BIG);
+        matches!(self.map, "VERDICTS" | "PORT_PAGES")
+            && matches!(&self.source, MapError::SyscallError(call) if no_room(call))
     }
 }
 

@@ -36,4 +36,5 @@ mod room;
 mod services;
 mod spoofing;
 mod swap;
+mod tenants;
 mod traffic;

@@ -39,6 +39,7 @@ impl Engine {
     /// What changed since the last plan, as one transition. Empty when nothing did.
     pub fn plan(&mut self) -> Plan {
         self.refresh_frontends();
+        self.keep_within_budget();
         let subjects = self.subjects.changed().into_iter().map(|changed| SubjectChange {
             pod: changed.key,
             old: changed.old,
@@ -63,6 +64,7 @@ impl Engine {
             let transition = Transition::new(&sides, subjects, peers, frontends);
             transition.numbered_from(self.first_transitional).plan()
         };
+        self.note_usage();
         self.publish();
         plan
     }
@@ -72,7 +74,10 @@ impl Engine {
     ///
     /// Established flows are judged again in any case: they may rest on what the plan that failed took away.
     pub fn recover(&mut self, recorded: &Tables) -> Plan {
+        self.refresh_frontends();
+        self.keep_within_budget();
         let desired = self.tables();
+        self.note_usage();
         self.publish();
         recovery(recorded, &desired, self.first_transitional)
     }
@@ -105,7 +110,7 @@ impl Engine {
 }
 
 /// The engine's tables at the last plan and now.
-struct EngineSides<'a> {
+pub(super) struct EngineSides<'a> {
     engine: &'a Engine,
     new_subjects: BTreeSet<ClassId>,
     gone_subjects: BTreeSet<ClassId>,
@@ -114,7 +119,7 @@ struct EngineSides<'a> {
 }
 
 impl<'a> EngineSides<'a> {
-    fn new(engine: &'a Engine) -> Self {
+    pub(super) fn new(engine: &'a Engine) -> Self {
         Self {
             engine,
             new_subjects: engine.subject_classes(|class| class.in_use() && !class.published).collect(),
@@ -122,6 +127,11 @@ impl<'a> EngineSides<'a> {
             new_peers: engine.peer_classes(|class| class.in_use() && !class.published).skip(1).collect(),
             gone_peers: engine.peer_classes(|class| !class.in_use() && class.published).skip(1).collect(),
         }
+    }
+
+    /// Verdicts of the last plan that are not wanted any more.
+    pub(super) fn gone(&self) -> Vec<(ClassId, PeerClass, PortSet)> {
+        self.pairs(false, &self.gone_subjects, &self.gone_peers)
     }
 
     /// The pairs of `subjects` with every peer class that `keep` keeps, and of all other subject classes with `peers`,
@@ -200,8 +210,7 @@ impl Sides for EngineSides<'_> {
     }
 
     fn stale(&self) -> Vec<(ClassId, PeerClass)> {
-        let pairs = self.pairs(false, &self.gone_subjects, &self.gone_peers);
-        pairs.into_iter().map(|(subject, peer, _)| (subject, peer)).collect()
+        self.gone().into_iter().map(|(subject, peer, _)| (subject, peer)).collect()
     }
 
     fn is_taken(&self, _id: u32) -> bool {

@@ -48,9 +48,15 @@ impl Engine {
         for (class, direction) in classes.iter_mut().zip([Direction::Ingress, Direction::Egress]) {
             let rules: Vec<_> = policies
                 .iter()
-                .filter_map(|policy| match direction {
-                    Direction::Ingress => policy.ingress.as_ref(),
-                    Direction::Egress => policy.egress.as_ref(),
+                .filter_map(|policy| {
+                    let rules = match direction {
+                        Direction::Ingress => policy.ingress.as_deref(),
+                        Direction::Egress => policy.egress.as_deref(),
+                    };
+                    // One that is refused isolates all the same.
+                    rules.map(
+                        |rules| if self.budgets.refuses(&policy.id) { Default::default() } else { rules },
+                    )
                 })
                 .collect();
             if !rules.is_empty() {

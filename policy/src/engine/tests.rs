@@ -1,6 +1,7 @@
 //! The compiler against the reference, against itself, and in golden text.
 
 mod agreement;
+mod budget;
 mod frontends;
 mod golden;
 mod history;
