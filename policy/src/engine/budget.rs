@@ -139,7 +139,9 @@ impl Engine {
         let again: Vec<_> =
             refused.iter().filter(|(_, why)| **why != Refusal::Kernel).map(|(id, _)| id.clone()).collect();
         refused.retain(|_, why| *why == Refusal::Kernel);
-        again.iter().for_each(|id| self.refresh_selected(id));
+        for id in &again {
+            self.refresh_selected(id);
+        }
         !again.is_empty()
     }
 
@@ -155,7 +157,7 @@ impl Engine {
         namespaces.sort_by_key(|(_, classes)| std::cmp::Reverse(share(classes)));
         let found = namespaces.into_iter().find_map(|(namespace, _)| self.largest(&namespace));
         found.is_some_and(|policy| {
-            self.refuse(policy, Refusal::Kernel);
+            self.refuse(&policy, Refusal::Kernel);
             true
         })
     }
@@ -176,7 +178,7 @@ impl Engine {
         while let Some(budget) = self.budgets.budget
             && let Some((policy, reason)) = self.find_overrun(budget)
         {
-            self.refuse(policy, reason);
+            self.refuse(&policy, reason);
             self.refresh_frontends();
         }
     }
@@ -270,9 +272,9 @@ impl Engine {
         candidates.into_iter().max_by_key(|(_, size)| *size).map(|(id, _)| id.clone())
     }
 
-    fn refuse(&mut self, policy: NamespacedName, reason: Refusal) {
+    fn refuse(&mut self, policy: &NamespacedName, reason: Refusal) {
         self.budgets.refused.insert(policy.clone(), reason);
-        self.refresh_selected(&policy);
+        self.refresh_selected(policy);
     }
 
     /// Compiles anew what a policy that is still the same selects.
