@@ -75,7 +75,7 @@ map_types! {
 
 impl PortPage {
     /// Whether it holds a byte: of a port, or of a page.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub fn has(&self, byte: u8) -> bool {
         self.bits[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// After the first failure.
 const FIRST: Duration = Duration::from_secs(1);
 /// However often it failed.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// When to try again.
 #[derive(Debug)]
