@@ -120,15 +120,12 @@ fn check_history(node: &mut Node, history: &History) -> TestCaseResult {
         };
         let before = objects.get(&reference).cloned();
         let mut becomes = |node: &mut Node, engine: &mut Engine, object: Option<Object>| {
-            match object {
-                Some(object) => {
-                    objects.insert(reference.clone(), object.clone());
-                    engine.apply(object);
-                }
-                None => {
-                    objects.remove(&reference);
-                    engine.delete(&reference);
-                }
+            if let Some(object) = object {
+                objects.insert(reference.clone(), object.clone());
+                engine.apply(object);
+            } else {
+                objects.remove(&reference);
+                engine.delete(&reference);
             }
             let externals = history.last.externals.clone();
             let cluster = Cluster { objects: objects.values().cloned().collect(), externals };

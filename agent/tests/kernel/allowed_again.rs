@@ -168,7 +168,9 @@ fn what_policy_allows_again_goes_on() {
             port += 1;
             rig.apply(PEERS);
             let all = Conversation::all(away.peer(), port);
-            all.iter().for_each(|it| it.begin(&mut rig, established));
+            for it in &all {
+                it.begin(&mut rig, established);
+            }
             // More than once: it does not hang on what changed last.
             for round in 1..=2 {
                 away.happens(&mut rig);
@@ -209,7 +211,9 @@ fn what_was_denied_from_the_start_passes_once_it_is_allowed() {
             assert!(!it.passes(&mut rig, false));
         }
         rig.apply(PEERS);
-        all.iter().for_each(|it| it.begin(&mut rig, true));
+        for it in &all {
+            it.begin(&mut rig, true);
+        }
         Away::PodRelabelled.happens(&mut rig);
         for it in &all {
             assert_eq!(it.passes(&mut rig, true), keep, "keep {keep}: {it:?}");
@@ -225,7 +229,9 @@ fn keep_keeps_what_was_allowed_alone() {
     for established in [true, false] {
         rig.apply(PEERS);
         let all = Conversation::all(FRIEND, 41_000 + u16::from(established));
-        all.iter().for_each(|it| it.begin(&mut rig, established));
+        for it in &all {
+            it.begin(&mut rig, established);
+        }
         rig.deny_flows();
         Away::PodRelabelled.happens(&mut rig);
         for it in &all {
@@ -265,7 +271,9 @@ fn answers_pass_by_their_own_policy_and_reopen_nothing() {
             rig.apply(PEERS);
             let all = Conversation::all(FRIEND, 41_000 + u16::from(established));
             let all: Vec<_> = all.into_iter().filter(|it| it.started == Ingress).collect();
-            all.iter().for_each(|it| it.begin(&mut rig, established));
+            for it in &all {
+                it.begin(&mut rig, established);
+            }
             Away::PodRelabelled.happens(&mut rig);
             for it in &all {
                 // Of TCP it is known that it is no beginning, and an echo reply never is.
@@ -318,14 +326,17 @@ fn a_pod_that_may_send_for_others_again_does() {
     for established in [true, false] {
         let all = Conversation::all(FRIEND, 41_000 + u16::from(established));
         let all: Vec<_> = all.into_iter().map(other).collect();
-        all.iter().for_each(|it| it.begin(&mut rig, established));
+        for it in &all {
+            it.begin(&mut rig, established);
+        }
         rig.guard();
         rig.advance_generation();
         for it in &all {
             for asks in [true, false] {
                 let gets = asks == (it.started == Ingress);
                 let reason = it.show(&mut rig, asks, "A");
-                if !gets && !(established && reason == DeniedByPolicy) {
+                let is_denied = established && reason == DeniedByPolicy;
+                if !gets && !is_denied {
                     assert_eq!(reason, Spoofed, "{it:?}");
                 }
                 // What policy allows the address that stands there passes, and opens nothing.

@@ -18,7 +18,7 @@ use postern_policy::{ClassId, PeerClass, PortSet};
 use crate::pod_netns::{PodNetns, enter_node};
 use crate::removal::Pins;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An agent, and what it is told.
 struct Agent {

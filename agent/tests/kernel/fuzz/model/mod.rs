@@ -252,7 +252,8 @@ impl Model {
 
     /// Judges a flow again that is denied, or of an older generation, at a packet of this direction. Whether it is allowed.
     fn judge_again(&self, direction: Direction, key: &Key, flow: &mut Flow) -> bool {
-        if !flow.denied && !(self.recheck && flow.generation != self.generation) {
+        let is_older = self.recheck && flow.generation != self.generation;
+        if !flow.denied && !is_older {
             return true;
         }
         let own = !self.veth.guarded || is_own(key.pod);
