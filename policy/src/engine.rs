@@ -16,6 +16,7 @@ mod blocks;
 mod budget;
 mod classes;
 mod cluster;
+mod departed;
 mod dump;
 mod frontends;
 mod index;
@@ -27,7 +28,7 @@ mod settle;
 mod tests;
 mod tracked;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,7 +39,10 @@ use self::blocks::Blocks;
 use self::budget::Budgets;
 pub use self::budget::{Budget, Refused};
 use self::classes::Classes;
-use self::cluster::{Namespaces, PodKey, Pods, Policies, is_peer};
+pub use self::cluster::PodKey;
+use self::cluster::{Namespaces, Pods, Policies, is_peer};
+pub use self::departed::DepartedPod;
+use self::departed::is_another;
 use self::frontends::Frontends;
 use self::peers::Peers;
 use self::rules::{Facts, RuleSet};
@@ -58,6 +62,8 @@ pub enum Scope {
 /// A pod within the engine's scope, isolated or not.
 #[derive(Clone, Debug)]
 pub struct LocalPod {
+    /// Which it is: another pod of the same name, made after this one is gone, has another key.
+    pub key: PodKey,
     /// The pod as last applied.
     pub pod: Arc<Pod>,
     /// Its classes; both 0 when nothing isolates it.
@@ -85,6 +91,9 @@ pub struct Engine {
     /// Attributes in use that a pod has; pods without any are left out.
     facts: HashMap<PodKey, Facts>,
     locals: HashMap<PodKey, Local>,
+    keeps_departed: bool,
+    departed: BTreeMap<PodKey, DepartedPod>,
+    departures: Vec<NamespacedName>,
     attributes: Attributes,
     blocks: Blocks,
     local_addresses: BTreeSet<IpAddr>,
@@ -112,6 +121,9 @@ impl Engine {
             policies: Policies::default(),
             facts: HashMap::new(),
             locals: HashMap::new(),
+            keeps_departed: false,
+            departed: BTreeMap::new(),
+            departures: Vec::new(),
             attributes: Attributes::default(),
             blocks: Blocks::default(),
             local_addresses: BTreeSet::new(),
@@ -154,8 +166,11 @@ impl Engine {
                 if known.is_some_and(|known| **known == pod) {
                     return false;
                 }
+                if known.is_some_and(|known| is_another(known, &pod)) {
+                    self.delete(&ObjectRef::Pod(pod.id.clone()));
+                }
                 let (key, old) = self.pods.insert(Arc::new(pod));
-                self.pod_changed(key, old.as_deref());
+                self.pod_changed(key, old.as_ref());
             }
             Object::Service(service) => return self.apply_service(service),
             Object::EndpointSlice(slice) => return self.apply_slice(slice),
@@ -194,7 +209,7 @@ impl Engine {
             ObjectRef::Pod(id) => {
                 let Some(key) = self.pods.key(id) else { return false };
                 let old = self.pods.remove(key);
-                self.pod_changed(key, old.as_deref());
+                self.pod_changed(key, old.as_ref());
                 self.pods.forget(id);
             }
             ObjectRef::NetworkPolicy(id) => {
@@ -233,6 +248,7 @@ impl Engine {
     fn local(&self, key: PodKey) -> Option<LocalPod> {
         let local = self.locals.get(&key)?;
         Some(LocalPod {
+            key,
             pod: self.pods.get(key)?.clone(),
             subject: local.subject.clone(),
             policies: local.policies.iter().map(|policy| policy.id.clone()).collect(),
@@ -254,16 +270,21 @@ impl Engine {
         }
     }
 
-    fn pod_changed(&mut self, key: PodKey, old: Option<&Pod>) {
+    fn pod_changed(&mut self, key: PodKey, old: Option<&Arc<Pod>>) {
         let new = self.pods.get(key).cloned();
         let addresses = |pod: Option<&Pod>| -> BTreeSet<IpAddr> {
             pod.filter(|pod| is_peer(pod)).into_iter().flat_map(|pod| &pod.addresses).copied().collect()
         };
-        let (before, now) = (addresses(old), addresses(new.as_deref()));
+        let (before, now) = (addresses(old.map(|pod| &**pod)), addresses(new.as_deref()));
         self.dirty.extend(before.symmetric_difference(&now).map(|address| IpNet::from(*address)));
         self.refresh_facts(key);
+        if let Some(old) =
+            old.filter(|_| self.keeps_departed && !new.as_deref().is_some_and(|pod| self.in_scope(pod)))
+        {
+            self.depart(key, old);
+        }
         self.refresh_subject(key);
-        if let Some(pod) = new.as_deref().or(old) {
+        if let Some(pod) = new.as_ref().or(old) {
             self.pod_may_serve(pod);
         }
     }

@@ -29,7 +29,7 @@ pub mod tables;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 
-pub use engine::{Budget, Engine, LocalPod, Refused, Scope};
+pub use engine::{Budget, DepartedPod, Engine, LocalPod, PodKey, Refused, Scope};
 pub use plan::{Action, Plan};
 pub use ports::{PortRange, PortSet};
 pub use tables::{ClassId, FrontendEntry, PeerClass, PeerEntry, Subject, Tables};

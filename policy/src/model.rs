@@ -111,6 +111,10 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// Annotation `postern.dev/antispoof: "off"`: the pod may send from addresses that are not its own.
     pub unguarded: bool,
+    /// `metadata.uid`, hashed; 0 where it is not known. Another pod of the same name has another one.
+    pub uid: u64,
+    /// `metadata.creationTimestamp`, in seconds since 1970.
+    pub created: Option<u64>,
 }
 
 /// One requirement of a label selector.

@@ -1,5 +1,6 @@
 //! Pods, namespaces and nodes, reduced to what policy needs.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -118,8 +119,22 @@ pub fn pod(object: &slim::Pod) -> Result<(Pod, Vec<Problem>), Problem> {
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         ports,
         unguarded: unguarded(&object.metadata, &mut problems),
+        uid: object.metadata.uid.as_deref().map_or(0, hashed),
+        created: created(&object.metadata),
     };
     Ok((pod, problems))
+}
+
+fn hashed(uid: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// When an object was made; one that does not say so in a way that can be read does not say so.
+fn created(metadata: &Metadata) -> Option<u64> {
+    let created: jiff::Timestamp = metadata.creation_timestamp.as_deref()?.parse().ok()?;
+    u64::try_from(created.as_second()).ok()
 }
 
 /// Whether a pod has opted out of anti-spoofing. Whatever else the annotation says does not open anything.

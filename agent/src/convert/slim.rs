@@ -17,6 +17,10 @@ pub struct Metadata {
     pub name: Option<String>,
     /// Set in every namespaced object that the API server sends.
     pub namespace: Option<String>,
+    /// Another object of the same name has another one.
+    pub uid: Option<String>,
+    /// RFC 3339, in seconds, by the API server's clock.
+    pub creation_timestamp: Option<String>,
     /// The version of the object, opaque.
     pub resource_version: Option<String>,
     /// Labels, for selectors.

@@ -13,6 +13,8 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> Pod {
         finished: false,
         ports: Vec::new(),
         unguarded: false,
+        uid: 0,
+        created: None,
     }
 }
 

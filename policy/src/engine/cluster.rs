@@ -8,7 +8,7 @@ use super::index::{SelectorIndex, discard};
 use crate::model::{Labels, NamespacedName, NetworkPolicy, Pod, Protocol, Requirement, Selector};
 
 /// A pod for as long as it is known; never reused.
-pub(super) type PodKey = u64;
+pub type PodKey = u64;
 
 /// The label that the API server sets on every namespace.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

@@ -57,7 +57,9 @@ impl Engine {
             new: changed.new,
         });
         let frontends: Vec<_> = frontends.collect();
-        let plan = if subjects.is_empty() && peers.is_empty() && frontends.is_empty() {
+        // A departed pod's classes go without a subject that changes.
+        let forgotten = self.subject_classes(|class| !class.in_use() && class.published).next().is_some();
+        let plan = if subjects.is_empty() && peers.is_empty() && frontends.is_empty() && !forgotten {
             Plan::default()
         } else {
             let sides = EngineSides::new(self);

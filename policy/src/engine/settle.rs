@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    fn release_subject(&mut self, subject: &Subject) {
+    pub(super) fn release_subject(&mut self, subject: &Subject) {
         for class in [subject.ingress, subject.egress] {
             if class != ClassId::NOT_ISOLATED && self.rule_sets.release(class.0) {
                 let meaning = self.rule_sets.get(class.0).map(|class| class.meaning.clone());

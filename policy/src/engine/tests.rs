@@ -2,6 +2,7 @@
 
 mod agreement;
 mod budget;
+mod departed;
 mod frontends;
 mod golden;
 mod history;

@@ -66,6 +66,8 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
         finished: false,
         ports: Vec::new(),
         unguarded: false,
+        uid: 0,
+        created: None,
     }
 }
 

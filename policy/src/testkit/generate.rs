@@ -165,6 +165,8 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
             finished: matches!(kind, Kind::Finished),
             ports,
             unguarded: false,
+            uid: 0,
+            created: None,
         })
         .collect()
     })
