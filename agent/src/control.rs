@@ -104,6 +104,9 @@ pub struct Endpoint {
     pub ingress_class: u32,
     /// Class of what it sends; 0: not isolated.
     pub egress_class: u32,
+    /// The pod's object is gone, or says that the pod has finished: its last policy holds until the veth goes.
+    #[serde(default)]
+    pub departed: bool,
     /// Nobody knows whose veth this is: nothing new passes.
     pub quarantined: bool,
     /// The pod may send from its own addresses alone.

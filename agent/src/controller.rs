@@ -3,6 +3,7 @@
 //! One task owns the engine and the data path, so that nothing is ever locked and changes are carried out in the order
 //! in which they came.
 
+mod age;
 mod complaints;
 mod options;
 mod owners;
@@ -10,6 +11,7 @@ mod pending;
 mod retry;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,7 @@ use tracing::{debug, error, info, warn};
 use postern_policy::model::Object;
 use postern_policy::{Engine, Scope};
 
+use self::age::Moment;
 pub use self::options::{ControllerError, Options, Origin};
 use self::owners::Owners;
 use self::pending::{Pending, not_enforced};
@@ -26,6 +29,7 @@ use self::retry::Retry;
 pub use self::wanted::Antispoof;
 use crate::control::{self, Question, Server, Status};
 use crate::datapath::tables::BUDGET;
+use crate::datapath::wanted::Wanted;
 use crate::datapath::{Datapath, ExecuteError, SetupError};
 use crate::feed::{Change, Feed, Folder, News};
 use crate::http;
@@ -66,9 +70,8 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
     info!(node = options.node, origin = ?options.origin, attach = ?options.mode, "agent is running");
 
     // Without knowing the veths there is nothing to start with; later looks may fail.
-    controller.view = controller.scanner.scan().await?;
-    controller.unseen.clone_from(&controller.view.unknown);
-    controller.engine.set_local_addresses(controller.view.local.iter().copied());
+    let view = controller.scanner.scan().await?;
+    controller.see(view);
     if let Some(news) = feed.relook() {
         controller.take(news);
         controller.settle();
@@ -205,10 +208,12 @@ impl Controller {
         let node: Arc<str> = options.node.as_str().into();
         let mut scanner = Scanner::open()?;
         scanner.expect(datapath.endpoints().enforcing());
-        let owners = Owners::new(datapath.endpoints().addresses().by_veth().clone());
+        let found = datapath.endpoints().addresses().by_veth().clone();
+        let owners = Owners::new(found, datapath.left_closed());
         let mut engine = Engine::new(Scope::Node(node.clone()), first_class);
         engine.limit(BUDGET);
         engine.number_transitional_from(datapath.first_transitional());
+        engine.keep_departed();
         if !datapath.judges_behind_nat() {
             engine.judge_in_front_of_services();
         }
@@ -241,16 +246,19 @@ impl Controller {
     /// Looks at the kernel's links.
     async fn look(&mut self) {
         match self.scanner.scan().await {
-            Ok(view) => {
-                if self.engine.set_local_addresses(view.local.iter().copied()) {
-                    self.retry.reset();
-                }
-                self.unseen.clone_from(&view.unknown);
-                self.view = view;
-            }
+            Ok(view) => self.see(view),
             // The next look may do better; until then the veths known stay guarded.
             Err(error) => self.unseen = vec![error.to_string()],
         }
+    }
+
+    fn see(&mut self, view: View) {
+        if self.engine.set_local_addresses(view.local.iter().copied()) {
+            self.retry.reset();
+        }
+        self.owners.looked(&view.veths, Moment::now());
+        self.unseen.clone_from(&view.unknown);
+        self.view = view;
     }
 
     /// Takes in what is new.
@@ -313,6 +321,10 @@ impl Controller {
             // What an earlier agent enforced is better than what half a picture would.
             return;
         }
+        // Before the plan that does without them: their veths are not to open.
+        for pod in self.engine.take_departures() {
+            self.datapath.depart(&pod);
+        }
         // There may be veths, or addresses, that nothing is enforced on.
         let mut failures = self.unseen.clone();
         let is_enforced = if self.broken_off && !self.retry.is_due() {
@@ -333,6 +345,7 @@ impl Controller {
             error!("{message}");
         }
         self.no_room = no_room;
+        self.owners.heard(&self.engine, Moment::now());
         let (mut wanted, pending) =
             wanted::wanted(&self.engine, &self.view.veths, &mut self.owners, self.antispoof);
         if !is_enforced {
@@ -344,6 +357,8 @@ impl Controller {
                 .iter()
                 .map(ToString::to_string),
         );
+        self.engine.forget_departed(&self.owners.pods());
+        self.catch_up(&wanted);
         self.pending.update(pending, Instant::now());
         complaints::logged(&complaints::new(&failures, &self.failures), |message| {
             error!("{message}; trying again");
@@ -369,6 +384,25 @@ impl Controller {
             self.retry.failed();
         }
         self.forget_earlier_agents();
+    }
+
+    /// All that was there before this agent is known, once everything has been read.
+    fn catch_up(&mut self, wanted: &BTreeMap<u32, Wanted>) {
+        if self.picture != Picture::Complete || !self.owners.ages.catch_up() {
+            return;
+        }
+        let pods = self.owners.unaddressed(&self.engine);
+        let interfaces: Vec<&str> =
+            wanted.values().filter(|it| it.is_quarantine()).map(|it| it.interface.as_str()).collect();
+        if !pods.is_empty() && !interfaces.is_empty() {
+            let pods: Vec<String> = pods.iter().map(ToString::to_string).collect();
+            warn!(
+                ?pods,
+                ?interfaces,
+                "isolated pods without an address are older than this agent: veths of no known pod may be theirs, and are \
+                 quarantined until the pods have addresses or go"
+            );
+        }
     }
 
     /// Carries out a plan. Where maps are full, those who take most make room: what others' policies say comes first.
@@ -422,6 +456,7 @@ impl Controller {
             pod: it.pod.as_ref().map(ToString::to_string),
             ingress_class: it.policy().map_or(0, |policy| policy.ingress.0),
             egress_class: it.policy().map_or(0, |policy| policy.egress.0),
+            departed: it.departed,
             quarantined: it.is_quarantine(),
             guarded: it.is_guarded(),
         });

@@ -47,11 +47,12 @@ pub mod removal;
 pub mod tables;
 pub mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::MapError;
+use postern_policy::model::NamespacedName;
 use postern_policy::{Action, ClassId, Plan, Subject, Tables};
 use tracing::warn;
 
@@ -216,6 +217,17 @@ impl Datapath {
     #[must_use]
     pub fn first_transitional(&self) -> ClassId {
         self.writer.first_transitional()
+    }
+
+    /// Takes a pod's veths to be those of one whose object is gone: what plans do to pods of that name is not theirs.
+    pub fn depart(&mut self, pod: &NamespacedName) {
+        self.endpoints.depart(pod);
+    }
+
+    /// The veths that earlier agents left with policy.
+    #[must_use]
+    pub fn left_closed(&self) -> BTreeSet<u32> {
+        endpoints::left_closed(&self.maps)
     }
 
     /// The policy generation.
@@ -420,7 +432,8 @@ impl Datapath {
         self.rest.clear();
         // Whatever was flipped before the failure: what follows may remove what packets on their way still go by.
         grace::wait();
-        let subjects = self.endpoints.carried().values().filter_map(|carried| {
+        let carried = self.endpoints.carried().values().filter(|carried| !carried.departed);
+        let subjects = carried.filter_map(|carried| {
             let policy = carried.policy()?;
             let subject = Subject { ingress: policy.ingress, egress: policy.egress, addresses: Vec::new() };
             Some((carried.pod.clone()?, subject))

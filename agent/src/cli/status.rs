@@ -80,10 +80,11 @@ fn endpoints(endpoints: &[control::Endpoint]) -> comfy_table::Table {
             0 => "open".to_owned(),
             _ => format!("class {class}"),
         };
-        let pod = endpoint.pod.as_deref().unwrap_or("(unknown)");
+        let pod = endpoint.pod.as_deref().unwrap_or("(unknown)").to_owned();
+        let pod = if endpoint.departed { pod + " (gone)" } else { pod };
         let (ingress, egress) = (class(endpoint.ingress_class), class(endpoint.egress_class));
         let guarded = if endpoint.guarded { "yes" } else { "no" };
-        table.add_row([pod, &endpoint.interface, &ingress, &egress, guarded]);
+        table.add_row([&pod, &endpoint.interface, &ingress, &egress, guarded]);
     }
     table
 }

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::TcAttachType;
 use postern_common::direction;
-use postern_common::endpoint::QUARANTINE;
+use postern_common::endpoint::{Endpoint, QUARANTINE};
 use postern_policy::ClassId;
 use postern_policy::model::NamespacedName;
 use tracing::{info, warn};
@@ -108,6 +108,14 @@ impl Endpoints {
     /// The veths that an earlier run left with programs, as far as they still exist, open.
     pub fn left_behind(&self) -> impl Iterator<Item = (u32, Wanted)> {
         self.adopted.iter().filter_map(|ifindex| Some((*ifindex, Wanted::open(name_of(*ifindex)?))))
+    }
+
+    /// Takes a pod's veths to be those of one whose object is gone: they keep what they carry until they are told
+    /// otherwise themselves.
+    pub fn depart(&mut self, pod: &NamespacedName) {
+        for (_, carried) in veths_of(&mut self.carried, pod) {
+            carried.departed = true;
+        }
     }
 
     /// Changes the classes of a pod's veths that carry the programs already, each in one write.
@@ -316,6 +324,13 @@ impl Endpoints {
     }
 }
 
+/// The veths that earlier agents left with policy in their endpoints, quarantined ones among them.
+pub(super) fn left_closed(maps: &Maps) -> BTreeSet<u32> {
+    let endpoints = maps.endpoints.iter().filter_map(Result::ok);
+    let is_open = |endpoint: &Endpoint| endpoint.ingress_class == 0 && endpoint.egress_class == 0;
+    endpoints.filter(|(_, endpoint)| !is_open(endpoint)).map(|(ifindex, _)| ifindex).collect()
+}
+
 fn announce(want: &Wanted, before: Option<&Wanted>) {
     let Wanted { interface, pod, role, .. } = want;
     let was_isolated = before.is_some_and(|before| before.policy().is_some());
@@ -323,6 +338,12 @@ fn announce(want: &Wanted, before: Option<&Wanted>) {
         (Some(pod), Role::Policy(_)) if !was_isolated => info!(%pod, interface, "pod is isolated"),
         (Some(pod), Role::Guard) => {
             info!(%pod, interface, "pod is not isolated, and may send from its own addresses alone");
+        }
+        (None, Role::Policy(_)) if want.departed => {
+            warn!(
+                interface,
+                "veth of an isolated pod that is gone, from before this agent: nothing passes until it goes"
+            );
         }
         (None, Role::Policy(_)) if want.is_quarantine() => {
             warn!(interface, "veth of a pod that is not known yet: nothing passes for now");
@@ -339,7 +360,8 @@ fn veths_of<'a>(
     carried: &'a mut BTreeMap<u32, Wanted>,
     pod: &'a NamespacedName,
 ) -> impl Iterator<Item = (u32, &'a mut Wanted)> {
-    carried.iter_mut().filter(move |(_, it)| it.pod.as_ref() == Some(pod)).map(|(ifindex, it)| (*ifindex, it))
+    let of_pod = carried.iter_mut().filter(move |(_, it)| !it.departed && it.pod.as_ref() == Some(pod));
+    of_pod.map(|(ifindex, it)| (*ifindex, it))
 }
 
 fn write(

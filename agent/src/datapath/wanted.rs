@@ -14,6 +14,8 @@ pub struct Wanted {
     pub interface: String,
     /// The pod behind it; none where nobody knows, or several claim to be.
     pub pod: Option<NamespacedName>,
+    /// The pod's object is gone, its link is not: nothing that happens to a pod of that name happens to this one.
+    pub departed: bool,
     /// Addresses that the pod may send from: what its object says, never what its interface shows.
     pub addresses: BTreeSet<IpAddr>,
     /// Which programs.
@@ -93,7 +95,7 @@ impl Wanted {
     ) -> Self {
         let policy = Policy { ingress: subject.ingress, egress: subject.egress, guarding, netns, master: 0 };
         let addresses = addresses.iter().copied().collect();
-        Self { interface, pod: Some(pod), addresses, role: Role::Policy(policy) }
+        Self { interface, pod: Some(pod), departed: false, addresses, role: Role::Policy(policy) }
     }
 
     /// The same for a veth that is a port of another device; zero: of none.
@@ -108,20 +110,34 @@ impl Wanted {
     /// What a veth is to carry whose pod no policy isolates and that may send from these addresses alone.
     #[must_use]
     pub fn guard(interface: String, pod: Option<NamespacedName>, addresses: BTreeSet<IpAddr>) -> Self {
-        Self { interface, pod, addresses, role: Role::Guard }
+        Self { interface, pod, departed: false, addresses, role: Role::Guard }
     }
 
     /// What a veth carries while nobody knows whose it is. Nothing new passes, so there is nothing to guard.
     #[must_use]
     pub fn quarantine(interface: String) -> Self {
         let role = Role::Policy(Policy::both(ClassId(QUARANTINE)));
-        Self { interface, pod: None, addresses: BTreeSet::new(), role }
+        Self { interface, pod: None, departed: false, addresses: BTreeSet::new(), role }
+    }
+
+    /// The same, of a pod whose object is gone.
+    #[must_use]
+    pub fn departed(self) -> Self {
+        Self { departed: true, ..self }
+    }
+
+    /// What the veth carries of a pod that is gone, and of which nothing but its addresses is known: nothing passes.
+    /// The addresses stay in the maps, for the next agent to tell it from one that is merely not known yet.
+    #[must_use]
+    pub fn remains(interface: String, addresses: BTreeSet<IpAddr>) -> Self {
+        Self { addresses, departed: true, ..Self::quarantine(interface) }
     }
 
     /// A veth that carries programs which pass everything.
     #[must_use]
     pub fn open(interface: String) -> Self {
-        Self { interface, pod: None, addresses: BTreeSet::new(), role: Role::Policy(Policy::open()) }
+        let role = Role::Policy(Policy::open());
+        Self { interface, pod: None, departed: false, addresses: BTreeSet::new(), role }
     }
 
     /// What the endpoint says, where the veth has one.

@@ -12,6 +12,8 @@ mod control_plane;
 #[cfg(test)]
 mod daemonset;
 #[cfg(test)]
+mod departed;
+#[cfg(test)]
 mod deploy;
 #[cfg(test)]
 mod e2e;

@@ -21,6 +21,8 @@ mod denied_floods;
 #[cfg(test)]
 mod denied_then_allowed;
 #[cfg(test)]
+mod departed;
+#[cfg(test)]
 mod icmp;
 #[cfg(test)]
 mod inside;

@@ -12,7 +12,7 @@ use postern_lab::prober::{Target, monotonic_ns};
 use postern_lab::working_copy::Files;
 use postern_policy::model::{NamespacedName, Protocol};
 
-use crate::inside::{PATIENCE, ask_udp, connect, external, pod};
+use crate::inside::{PATIENCE, ask_udp, command, connect, external, node, ping, pod};
 use crate::manifests::{Cluster, PodSpec, deny_all, small};
 use crate::support::{run, run_alone, snapshot, up};
 
@@ -172,6 +172,56 @@ fn a_new_pod_is_never_open() {
         let mut lab = up(&states).await;
         for number in 0..6 {
             is_born(&mut lab, number).await;
+        }
+    });
+}
+
+#[test]
+fn a_pod_without_an_address_cuts_off_nothing_older_and_nothing_of_other_pods() {
+    run(async {
+        let life = life(0);
+        let mut before = life.free.clone();
+        before.remove("pod-shop-new.json");
+        let mut lab = up(&[&before]).await;
+        lab.apply(&before).await.unwrap();
+        // A second network of a pod, and something on it that is no pod.
+        let far = Netns::create(&format!("{}far", lab.run().netns_prefix())).unwrap();
+        let near = pod(&lab, "other/near");
+        let host = node(&lab, "node-a");
+        command(host, "ip link add br-second type bridge");
+        command(host, "ip link set br-second up");
+        for (number, netns) in [(1, near), (2, &far)] {
+            let name = netns.name();
+            command(host, &format!("ip link add second{number} type veth peer name net1 netns {name}"));
+            command(host, &format!("ip link set second{number} master br-second up"));
+            command(netns, &format!("ip address add 192.168.77.{number}/24 dev net1"));
+            command(netns, "ip link set net1 up");
+        }
+        let reaches = || ping(pod(&lab, "other/near"), [192, 168, 77, 2].into());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !reaches() {
+            assert!(Instant::now() < deadline, "the second network never works");
+        }
+        lab.write(&life.scheduled).unwrap();
+        lab.enforced().await.unwrap();
+        let reaches = || ping(pod(&lab, "other/near"), [192, 168, 77, 2].into());
+        assert!(reaches(), "both were there before the pod");
+        // Nobody knows that of what comes now.
+        let host = node(&lab, "node-a");
+        let late = Netns::create(&format!("{}late", lab.run().netns_prefix())).unwrap();
+        command(host, &format!("ip link add second3 type veth peer name net1 netns {}", late.name()));
+        let quarantined = |lab: &Lab| -> Vec<String> {
+            let status = lab.agent("node-a").unwrap().status().unwrap();
+            status.endpoints.into_iter().filter(|it| it.quarantined).map(|it| it.interface).collect()
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while quarantined(&lab) != ["second3"] {
+            assert!(Instant::now() < deadline, "{:?}", quarantined(&lab));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(reaches(), "still");
+        for netns in [far, late] {
+            postern_lab::netns::delete(netns.name()).unwrap();
         }
     });
 }

@@ -6,11 +6,13 @@ use postern_policy::testkit::build::{pod, policy};
 use postern_policy::{ClassId, Scope};
 
 use super::*;
+use crate::controller::age::Moment;
 use crate::datapath::wanted::Role;
 
 /// Two pods of shop, which a policy isolates, and one of other, which none does.
 fn engine() -> Engine {
     let mut engine = Engine::new(Scope::Node("node-a".into()), ClassId(1));
+    engine.keep_departed();
     let pods = [
         pod("shop", "web", "10.0.0.1").and_address("fd00::1"),
         pod("shop", "db", "10.0.0.2"),
@@ -53,6 +55,8 @@ fn told(wanted: &BTreeMap<u32, Wanted>, ifindex: u32) -> String {
 }
 
 fn all(engine: &Engine, veths: &[Veth], owners: &mut Owners, antispoof: Antispoof) -> Vec<String> {
+    owners.heard(engine, Moment::now());
+    owners.looked(veths, Moment::now());
     let (wanted, _) = wanted(engine, veths, owners, antispoof);
     veths.iter().map(|veth| told(&wanted, veth.ifindex)).collect()
 }
@@ -162,7 +166,7 @@ fn a_pod_that_changes_its_interface_stays_who_it_is() {
 #[test]
 fn what_an_earlier_agent_found_out_counts() {
     let found = BTreeMap::from([(1, BTreeSet::from(["fd00::1".parse().unwrap()]))]);
-    let mut owners = Owners::new(found);
+    let mut owners = Owners::new(found, BTreeSet::new());
     let seen = [veth(1, &["10.0.0.3"])];
     assert_eq!(all(&engine(), &seen, &mut owners, Antispoof::Isolated), [WEB]);
 }
@@ -175,9 +179,9 @@ fn a_veth_follows_its_pods_addresses_and_outlives_it() {
     engine.apply(Object::Pod(pod("shop", "db", "10.0.0.2").and_address("fd00::2")));
     let expected = "policy, guarded: shop/db [10.0.0.2 fd00::2]";
     assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All)[1], expected);
-    // Its address is another pod's now, which has the same sandbox or a new one.
     engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "db")));
-    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All), [WEB, "nothing", FREE]);
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All)[1], expected, "its processes may run on");
+    // Its address is another pod's now, which has the same sandbox.
     engine.apply(Object::Pod(pod("other", "next", "10.0.0.2")));
     assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All)[1], "guard: other/next [10.0.0.2]");
     // A veth with the index of one that is gone is another one.
@@ -200,4 +204,125 @@ fn what_one_pod_had_and_several_claim_is_told_by_what_the_veth_shows() {
     let expected = ["policy, guarded: shop/one [10.0.0.1]"];
     assert_eq!(all(&engine, &[veth(1, &["10.0.0.1"])], &mut owners, Antispoof::All), expected);
     assert_eq!(all(&engine, &shown, &mut owners, Antispoof::All), expected, "from then on");
+}
+
+#[test]
+fn a_pod_that_is_gone_keeps_its_veth() {
+    for antispoof in [Antispoof::Isolated, Antispoof::All] {
+        let mut engine = engine();
+        let mut owners = Owners::default();
+        let before = all(&engine, &veths(), &mut owners, antispoof);
+        for (namespace, name) in [("shop", "web"), ("shop", "db"), ("other", "free")] {
+            engine.delete(&ObjectRef::Pod(NamespacedName::new(namespace, name)));
+        }
+        engine.delete(&ObjectRef::NetworkPolicy(NamespacedName::new("shop", "deny")));
+        assert_eq!(all(&engine, &veths(), &mut owners, antispoof), before, "{antispoof}");
+        // Whatever it shows, and whoever else there is.
+        engine.apply(Object::Pod(pod("other", "rich", "10.0.0.9")));
+        let shown = [veth(1, &["10.0.0.9"]), veth(2, &[]), veth(3, &["10.0.0.3"]), veth(9, &["10.0.0.9"])];
+        assert_eq!(all(&engine, &shown, &mut owners, antispoof)[..3], before, "{antispoof}");
+        // They are forgotten with their links.
+        engine.forget_departed(&owners.pods());
+        assert!(engine.departed_pods().count() >= 3);
+        all(&engine, &[], &mut owners, antispoof);
+        engine.forget_departed(&owners.pods());
+        assert_eq!(engine.departed_pods().count(), 0);
+    }
+}
+
+#[test]
+fn who_has_the_address_next_has_a_veth_of_its_own() {
+    let mut engine = engine();
+    let mut owners = Owners::default();
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::Isolated)[1], DB);
+    engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "db")));
+    engine.apply(Object::Pod(pod("other", "next", "10.0.0.2")));
+    // Told of before anybody has looked for its veth.
+    owners.heard(&engine, Moment::now());
+    let (wanted, _) = wanted(&engine, &veths(), &mut owners, Antispoof::Isolated);
+    assert_eq!(told(&wanted, 2), DB);
+    let both = [&veths()[..], &[veth(7, &["10.0.0.2"])]].concat();
+    assert_eq!(all(&engine, &both, &mut owners, Antispoof::Isolated), [WEB, DB, "nothing", "nothing"]);
+    // Until then, it is the one.
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::Isolated)[1], "nothing");
+}
+
+#[test]
+fn the_same_name_again_is_another_pod() {
+    let mut engine = engine();
+    let mut owners = Owners::default();
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::Isolated)[1], DB);
+    for address in ["none yet", "10.0.0.7"] {
+        engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "db")));
+        engine.apply(Object::Pod(pod("shop", "db", address)));
+        let both = [&veths()[..], &[veth(7, &["10.0.0.7"])]].concat();
+        let all = all(&engine, &both, &mut owners, Antispoof::Isolated);
+        let new = if address == "none yet" {
+            "quarantine: unknown []"
+        } else {
+            "policy, guarded: shop/db [10.0.0.7]"
+        };
+        assert_eq!(all, [WEB, DB, "nothing", new]);
+    }
+}
+
+#[test]
+fn a_pod_that_went_without_an_agent_is_shut_off() {
+    let found =
+        || BTreeMap::from([2, 3].map(|it| (it, BTreeSet::from([format!("10.0.0.{it}").parse().unwrap()]))));
+    let mut engine = engine();
+    engine.delete(&ObjectRef::Pod(NamespacedName::new("shop", "db")));
+    engine.delete(&ObjectRef::Pod(NamespacedName::new("other", "free")));
+    let mut owners = Owners::new(found(), BTreeSet::from([2]));
+    let expected = [WEB, "quarantine: unknown [10.0.0.2]", "guard: unknown [10.0.0.3]"];
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::All), expected);
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::Isolated), [WEB, expected[1], "nothing"]);
+    engine.apply(Object::Pod(pod("other", "next", "10.0.0.2")));
+    assert_eq!(all(&engine, &veths(), &mut owners, Antispoof::Isolated), [WEB, "nothing", "nothing"]);
+}
+
+/// What veths carry: one that was there before an isolated pod without an address, one in the namespace of a known pod,
+/// one of neither kind.
+fn beside_a_stuck_pod(created: impl Fn(Moment) -> Option<u64>, later: u64) -> [String; 3] {
+    let mut engine = engine();
+    let mut owners = Owners::default();
+    let start = Moment::now();
+    let second = Veth { netns: veth(3, &[]).netns, ..veth(5, &["192.168.0.5"]) };
+    let seen = [&veths()[..], &[veth(4, &["192.168.0.4"])]].concat();
+    owners.looked(&seen, start);
+    owners.heard(&engine, start);
+    let _ = wanted(&engine, &seen, &mut owners, Antispoof::Isolated);
+    owners.ages.catch_up();
+    let later = start.later(std::time::Duration::from_secs(later));
+    let mut stuck = pod("shop", "new", "none yet");
+    stuck.created = created(later);
+    engine.apply(Object::Pod(stuck));
+    owners.heard(&engine, later);
+    let seen = [&seen[..], &[second, veth(6, &["192.168.0.6"])]].concat();
+    owners.looked(&seen, later.later(std::time::Duration::from_secs(1)));
+    let (wanted, _) = wanted(&engine, &seen, &mut owners, Antispoof::Isolated);
+    [4, 5, 6].map(|ifindex| told(&wanted, ifindex))
+}
+
+#[test]
+fn a_pod_without_an_address_is_behind_no_veth_that_is_older() {
+    let quarantine = "quarantine: unknown []";
+    let both = [quarantine, "nothing", quarantine];
+    let young = ["nothing", "nothing", quarantine];
+    assert_eq!(beside_a_stuck_pod(|_| None, 1), young, "a file");
+    assert_eq!(beside_a_stuck_pod(|now| Some(now.seconds()), 60), young);
+    assert_eq!(beside_a_stuck_pod(|now| Some(now.seconds()), 5), both, "the clocks may differ by that");
+    assert_eq!(beside_a_stuck_pod(|now| Some(now.seconds() - 58), 60), both, "the news came late");
+    assert_eq!(beside_a_stuck_pod(|now| Some(now.seconds() + 3600), 5), both, "the server's clock is ahead");
+}
+
+#[test]
+fn what_is_older_than_the_agent_may_be_anybodys() {
+    let mut engine = engine();
+    engine.apply(Object::Pod(pod("shop", "new", "none yet")));
+    let stranger = veth(4, &["192.168.0.1"]);
+    let seen = [&veths()[..], &[stranger]].concat();
+    let mut owners = Owners::default();
+    assert_eq!(all(&engine, &seen, &mut owners, Antispoof::Isolated)[3], "quarantine: unknown []");
+    assert_eq!(owners.unaddressed(&engine), [NamespacedName::new("shop", "new")]);
 }
