@@ -175,7 +175,8 @@ impl Endpoints {
     pub fn hold_back(&self, wanted: &mut BTreeMap<u32, Wanted>) {
         for (ifindex, want) in wanted {
             let Role::Policy(policy) = &mut want.role else { continue };
-            let carried = self.carried.get(ifindex).filter(|carried| carried.pod == want.pod);
+            let carried =
+                self.carried.get(ifindex).filter(|it| it.pod == want.pod && it.departed == want.departed);
             let classes = carried.and_then(Wanted::policy).map(|policy| (policy.ingress, policy.egress));
             let is_isolated = |(ingress, egress): &(ClassId, ClassId)| {
                 *ingress != ClassId::NOT_ISOLATED || *egress != ClassId::NOT_ISOLATED

@@ -93,8 +93,8 @@ fn a_pod_whose_object_goes_stays_under_its_last_policy() {
         assert_eq!(passes(&lab, "shop/db", DB), (true, false), "a friend");
         tell(&mut lab, &gone.0).await;
         assert_eq!(passes(&lab, "shop/db", DB), (false, false), "no friend any more");
-        let bare = gone.clone().without("policy-shop-closed");
-        tell(&mut lab, &bare.0).await;
+        let unpoliced = gone.clone().without("policy-shop-closed");
+        tell(&mut lab, &unpoliced.0).await;
         assert_eq!(passes(&lab, "shop/db", DB), (false, false), "the policy is gone");
         let status = lab.agent("node-b").unwrap().status().unwrap();
         let told: Vec<_> = status.endpoints.iter().map(|it| (it.pod.as_deref(), it.departed)).collect();
@@ -111,7 +111,7 @@ fn a_pod_whose_object_goes_stays_under_its_last_policy() {
         }
 
         // Another pod is found behind it, and nothing isolates that.
-        let next = bare.pod(&spec("next", "shop", &["10.1.2.2"], &[("app", "db")]));
+        let next = unpoliced.pod(&spec("next", "shop", &["10.1.2.2"], &[("app", "db")]));
         tell(&mut lab, &next.0).await;
         assert_eq!(passes(&lab, "shop/db", DB), (true, true), "another pod");
     });
