@@ -41,6 +41,9 @@ use crate::metrics::Metrics;
 /// Everything is looked at again this often, in case an event was lost.
 const RELOOK: Duration = Duration::from_secs(30);
 
+/// What failed is tried again after this long, but for what maps have refused (see [`Retry`]).
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How many policies may be refused one after the other, where maps are full, before the next retry.
 const MOST_REFUSED_AT_ONCE: usize = 16;
 
@@ -107,7 +110,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 controller.datapath.remove_expired();
                 controller.pending.say(Instant::now());
             }
-            () = tokio::time::sleep_until(controller.retry.at().into()), if !controller.failures.is_empty() => {
+            () = tokio::time::sleep_until(controller.again().into()), if !controller.failures.is_empty() => {
                 controller.look().await;
                 controller.settle();
             }
@@ -185,6 +188,8 @@ struct Controller {
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
     retry: Retry,
+    /// When everything was last carried out, as far as that went.
+    settled: Instant,
     broken_off: bool,
     /// Why the last plan was broken off.
     refusal: String,
@@ -233,6 +238,7 @@ impl Controller {
             unread: false,
             failures: Vec::new(),
             retry: Retry::new(),
+            settled: Instant::now(),
             broken_off: false,
             refusal: String::new(),
             no_room: Vec::new(),
@@ -378,12 +384,20 @@ impl Controller {
             self.failures.push(error.to_string());
             error!("{error}; trying again");
         }
-        if self.failures.is_empty() {
-            self.retry.reset();
-        } else {
+        if self.broken_off {
             self.retry.failed();
+        } else {
+            self.retry.reset();
         }
+        self.settled = Instant::now();
         self.forget_earlier_agents();
+    }
+
+    /// When to try again what failed. What maps refused, less and less often, since that takes reading them back; a veth that has no
+    /// programs yet, or could not be looked at, does not wait for that.
+    fn again(&self) -> Instant {
+        let is_refused = self.broken_off && self.failures.iter().all(|failure| *failure == self.refusal);
+        if is_refused { self.retry.at() } else { self.settled + AGAIN }
     }
 
     /// All that was there before this agent is known, once everything has been read.

@@ -22,10 +22,15 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(&manifest).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-/// Cargo, at the top of the repository.
+/// Cargo, at the top of the repository, as if it was called from a shell: build scripts that look at what cargo told this process of its
+/// own package (`ring`'s does) would run again, and all that depends on them be compiled again, each time that another package asks.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace());
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        cargo.env_remove(name);
+    }
     cargo
 }
 
