@@ -221,13 +221,13 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
         return Known::Nothing;
     }
     let mut flow = scene.flow;
-    let generation = flow.generation;
+    let (generation, flags) = (flow.generation, flow.flags);
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
     scene.flow = flow;
     scene.service = flow.flags & SERVICE != 0;
     if allowed && note {
         step(scene, row, DIRECTION);
-    } else if !allowed || flow.generation != generation {
+    } else if !allowed || flow.generation != generation || flow.flags != flags {
         half_open::update(scene, row);
     }
     if allowed { Known::Allowed } else { Known::Denied }

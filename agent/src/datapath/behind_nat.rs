@@ -99,7 +99,7 @@ pub enum BehindNatError {
 #[derive(Debug)]
 pub struct BehindNat {
     place: &'static Place,
-    /// The maps that they work on, by name.
+    /// The maps that they work on, by name, until they are loaded.
     maps: Vec<(String, OwnedFd)>,
     /// None until they are loaded.
     programs: Vec<(u32, OwnedFd)>,
@@ -166,6 +166,8 @@ impl BehindNat {
         if self.programs.is_empty() {
             btf::skb_layout().map_err(BehindNatError::Layout)?;
             self.programs = load(OBJECT, &self.maps, self.place)?;
+            // The programs hold them now, and descriptors are few.
+            self.maps.clear();
         }
         Ok(())
     }

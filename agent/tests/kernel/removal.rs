@@ -102,8 +102,8 @@ fn nothing_is_left_of_tcx() {
         enforce(&pins.0, Mode::Tcx, pods);
         assert_eq!(programs(pods), 4);
         let removed = remove(&pins.0).unwrap();
-        // Four on veths, one for each family behind NAT.
-        assert_eq!((removed.links, removed.filters, removed.qdiscs), (6, 0, 0));
+        // Four on veths; for each family one behind NAT, and one before connections are confirmed.
+        assert_eq!((removed.links, removed.filters, removed.qdiscs), (8, 0, 0));
         assert!(removed.maps > 10, "{removed:?}");
         assert_eq!(programs(pods), 0);
         assert!(!pins.0.exists());
@@ -118,7 +118,7 @@ fn nothing_is_left_of_clsact() {
         enforce(&pins.0, Mode::Clsact, pods);
         assert_eq!((programs(pods), clsact().len()), (4, 2));
         let removed = remove(&pins.0).unwrap();
-        assert_eq!((removed.links, removed.filters, removed.qdiscs), (2, 4, 2));
+        assert_eq!((removed.links, removed.filters, removed.qdiscs), (4, 4, 2));
         assert_eq!((programs(pods), clsact().len()), (0, 0));
         assert!(!pins.0.exists());
     });

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use postern::control::{self, Request, Status};
 use postern::datapath::maps::Maps;
-use postern::datapath::object;
-use postern::datapath::tables;
+use postern::datapath::{object, pins, tables};
 use postern_common::verdict::{MAX_PORT_PAGES, PortPage, PortPageKey};
 use postern_policy::model::Protocol;
 use postern_policy::{ClassId, PeerClass, PortSet};
@@ -113,7 +112,7 @@ impl Agent {
     }
 
     fn maps(&self) -> Maps {
-        Maps::open(&object::map_folder(&self.pins.0)).unwrap()
+        Maps::open(&object::map_folder(&pins::here(&self.pins.0).unwrap())).unwrap()
     }
 
     /// Whether a TCP port of a pod is open to a block of its policy.
