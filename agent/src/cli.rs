@@ -1,5 +1,7 @@
 //! The command line: what can be said, and the commands that say it.
 
+#[macro_use]
+mod out;
 mod agent;
 mod config;
 mod dump;

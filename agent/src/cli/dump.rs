@@ -108,7 +108,7 @@ impl Dump {
             enforced.insert(ifindex, Enforced { interface, ingress, egress, guarded: true, addresses });
         }
         match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&enforced)?),
+            Output::Json => out!("{}", serde_json::to_string_pretty(&enforced)?),
             Output::Table => print(&enforced),
         }
         Ok(ExitCode::SUCCESS)
@@ -155,25 +155,25 @@ fn name(Frontend { address, protocol, port }: Frontend) -> String {
 
 fn print(enforced: &BTreeMap<u32, Enforced>) {
     if enforced.is_empty() {
-        println!("nothing is enforced: no veth carries programs");
+        out!("nothing is enforced: no veth carries programs");
     }
     for (ifindex, it) in enforced {
-        println!("{} (index {ifindex})", it.interface);
+        out!("{} (index {ifindex})", it.interface);
         let addresses: Vec<String> = it.addresses.iter().map(ToString::to_string).collect();
         let from = if it.guarded { "these alone" } else { "any" };
-        println!("  addresses: {}; sends from {from}", addresses.join(", "));
+        out!("  addresses: {}; sends from {from}", addresses.join(", "));
         for (direction, verdicts) in [("ingress", &it.ingress), ("egress", &it.egress)] {
             match verdicts {
-                Verdicts::Open => println!("  {direction}: not isolated"),
-                Verdicts::Quarantined => println!("  {direction}: quarantined, nothing passes"),
+                Verdicts::Open => out!("  {direction}: not isolated"),
+                Verdicts::Quarantined => out!("  {direction}: quarantined, nothing passes"),
                 Verdicts::Isolated { prefixes, other, frontends } => {
-                    println!("  {direction}: isolated");
+                    out!("  {direction}: isolated");
                     for (prefix, ports) in prefixes.iter().filter(|(_, ports)| *ports != "nothing") {
-                        println!("    {prefix}: {ports}");
+                        out!("    {prefix}: {ports}");
                     }
-                    println!("    any other address: {other}");
+                    out!("    any other address: {other}");
                     for (frontend, judged) in frontends {
-                        println!("    Service at {frontend}: {judged}");
+                        out!("    Service at {frontend}: {judged}");
                     }
                 }
             }

@@ -64,15 +64,15 @@ impl Load {
                 table.add_row([name, &established, debug, &verified]);
             }
         }
-        println!("{table}");
+        out!("{table}");
         if let Some(error) = without {
-            println!(
+            out!(
                 "\nnothing can be judged behind the choice of a Service's backend (--services together), and what pods may not get \
                  leaves entries in the node's conntrack table: {error}"
             );
         }
         let mode = attach::probe();
-        println!("\nattach mode on this kernel: {mode:?}");
+        out!("\nattach mode on this kernel: {mode:?}");
         if let Some(interface) = self.iface {
             attach_to(&interface, mode)?;
         }
@@ -88,7 +88,7 @@ fn attach_to(interface: &str, mode: Mode) -> Result<()> {
     let mut wanted: BTreeMap<u32, Wanted> = datapath.endpoints().left_behind().collect();
     wanted.insert(ifindex, Wanted::open(interface.to_owned()));
     report(datapath.reconcile(&wanted, false)).with_context(|| format!("attaching to {interface}"))?;
-    println!("attached to {interface}; `postern load --detach` takes the programs off");
+    out!("attached to {interface}; `postern load --detach` takes the programs off");
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn detach_all(mode: Mode) -> Result<()> {
     report(datapath.reconcile(&BTreeMap::new(), false))?;
     drop(datapath);
     std::fs::remove_dir_all(PINS).with_context(|| format!("removing {PINS}"))?;
-    println!("detached");
+    out!("detached");
     Ok(())
 }
 

@@ -57,7 +57,7 @@ impl Matrix {
         let externals = loaded.lab.map(|lab| lab.externals()).unwrap_or_default();
         let cells = matrix(&loaded.objects, &externals);
         match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&cells)?),
+            Output::Json => out!("{}", serde_json::to_string_pretty(&cells)?),
             Output::Table => print(&cells),
         }
         Ok(ExitCode::SUCCESS)
@@ -67,7 +67,7 @@ impl Matrix {
 /// A row a source, a column a destination's port.
 fn print(cells: &[Cell]) {
     if cells.is_empty() {
-        println!(
+        out!(
             "nothing to show: no pod with an address declares a port, and lab.yaml names no host with ports"
         );
         return;
@@ -91,7 +91,7 @@ fn print(cells: &[Cell]) {
             let cell = |column| row.get(column).map_or("", |allowed| word(*allowed));
             table.add_row(std::iter::once(*source).chain(columns.iter().map(cell)));
         }
-        println!("{table}\n");
+        out!("{table}\n");
     }
 }
 

@@ -33,7 +33,7 @@ impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
         let status = control::ask(&self.socket, Request::Status)?;
         match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+            Output::Json => out!("{}", serde_json::to_string_pretty(&status)?),
             Output::Table => print(&status),
         }
         Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
@@ -41,34 +41,34 @@ impl Status {
 }
 
 fn print(status: &control::Status) {
-    println!("node        {}", status.node);
-    println!("version     {}", status.version);
-    println!("attach      {}", status.attach);
-    println!("services    {}", status.services);
-    println!("antispoof   {}", status.antispoof);
-    println!("ready       {}", if status.ready { "yes" } else { "no" });
-    println!("generation  {}", status.generation);
-    println!("enforced in {:.2} ms", status.enforced_in_ms);
+    out!("node        {}", status.node);
+    out!("version     {}", status.version);
+    out!("attach      {}", status.attach);
+    out!("services    {}", status.services);
+    out!("antispoof   {}", status.antispoof);
+    out!("ready       {}", if status.ready { "yes" } else { "no" });
+    out!("generation  {}", status.generation);
+    out!("enforced in {:.2} ms", status.enforced_in_ms);
     for line in status.waiting() {
-        println!("{line}");
+        out!("{line}");
     }
     for pod in &status.pending {
-        println!("pending     {pod}: its veth has not been found");
+        out!("pending     {pod}: its veth has not been found");
     }
     for error in &status.errors {
-        println!("error       {error}");
+        out!("error       {error}");
     }
     if status.endpoints.is_empty() {
-        println!("\nno pod of this node carries programs");
+        out!("\nno pod of this node carries programs");
     } else {
-        println!("\n{}", endpoints(&status.endpoints));
+        out!("\n{}", endpoints(&status.endpoints));
     }
     let mut table = super::plain_table(["DROPPED", "REASON", "PACKETS"]);
     for it in status.packets.iter().filter(|it| it.dropped) {
         table.add_row([&it.direction, &it.reason, &it.packets.to_string()]);
     }
     if !table.is_empty() {
-        println!("\n{table}");
+        out!("\n{table}");
     }
 }
 

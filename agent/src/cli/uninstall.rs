@@ -49,9 +49,12 @@ impl Uninstall {
         let runtime = runtime.context("starting the async runtime")?;
         let removed = runtime.block_on(removal::remove(&self.bpffs_dir))?;
         remove_socket(&self.socket)?;
-        println!(
+        out!(
             "took off {} TCX links, {} clsact filters, {} empty clsact qdiscs and {} maps; nothing is left",
-            removed.links, removed.filters, removed.qdiscs, removed.maps
+            removed.links,
+            removed.filters,
+            removed.qdiscs,
+            removed.maps
         );
         if self.wait {
             runtime.block_on(told_to_stop()).context("listening for signals")?;

@@ -200,3 +200,21 @@ fn levels_that_are_none_are_refused_wherever_they_stand() {
         assert!(said.contains("\"loud\" is no level"), "case {number}: {said}");
     }
 }
+
+#[test]
+fn commands_end_well_without_a_reader_and_say_that_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("all.yaml"), policy(1)).unwrap();
+    let matrix = |stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command.args(["matrix", "-o", "json", "-f"]).arg(folder.path()).stdout(stdout).output().unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let gone = matrix(writer.into());
+    assert!(gone.status.success() && gone.stderr.is_empty(), "{gone:?}");
+    let full = matrix(File::options().write(true).open("/dev/full").unwrap().into());
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard output") && !said.contains("panicked"), "{said}");
+}
