@@ -81,8 +81,9 @@ pub(super) fn wanted(
     let behind = owners.behind(veths, &Known { pods: &pods, claims: &claims, departed: &keys });
 
     let found: BTreeSet<usize> = behind.iter().flat_map(Behind::pods).collect();
-    let occupied: BTreeSet<i32> =
-        veths.iter().zip(&behind).filter(|(_, it)| it.is_somebody()).map(|(veth, _)| veth.netns).collect();
+    // The kernel says -1 of each namespace that it has no id for (`NETNSA_NSID_NOT_ASSIGNED`): that makes none of them the same.
+    let of_somebody = veths.iter().zip(&behind).filter(|(veth, it)| it.is_somebody() && veth.netns >= 0);
+    let occupied: BTreeSet<i32> = of_somebody.map(|(veth, _)| veth.netns).collect();
     let isolated = || pods.iter().enumerate().filter(|(_, pod)| pod.subject.is_isolated());
     let hidden: Vec<&LocalPod> = isolated()
         .filter(|(index, pod)| !pod.pod.addresses.is_empty() && !found.contains(index))

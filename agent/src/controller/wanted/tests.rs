@@ -326,3 +326,12 @@ fn what_is_older_than_the_agent_may_be_anybodys() {
     assert_eq!(all(&engine, &seen, &mut owners, Antispoof::Isolated)[3], "quarantine: unknown []");
     assert_eq!(owners.unaddressed(&engine), [NamespacedName::new("shop", "new")]);
 }
+
+#[test]
+fn namespaces_without_an_id_are_not_taken_for_the_same() {
+    let mut engine = engine();
+    engine.apply(Object::Pod(pod("shop", "new", "none yet")));
+    let unassigned = |veth: Veth| Veth { netns: -1, ..veth };
+    let seen = [unassigned(veths()[0].clone()), unassigned(veth(4, &[]))];
+    assert_eq!(afresh(&engine, &seen, Antispoof::Isolated), [WEB, "quarantine: unknown []"]);
+}
