@@ -24,6 +24,7 @@ fn main() -> Result<()> {
     let target = format!("{target}-unknown-none");
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
+        "--check-cfg=cfg(bpf_target_arch, values(any()))".to_owned(),
         // Maps are declared in BTF, which comes from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),

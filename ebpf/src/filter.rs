@@ -19,7 +19,7 @@ use crate::pick_up::{PickedUp, pick_up};
 use crate::scene::{Scene, ifindex, readable};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{conntrack, fragment, guard, half_open, recall};
+use crate::{conntrack, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -74,6 +74,8 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
 /// memory: see [`crate::maps::SCENES4`].
 #[inline(never)]
 fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    // The generation was read; what is judged by it is read from here on.
+    steady::fence();
     if !recall::take_endpoint(scene) {
         return Reason::NoEndpoint;
     }

@@ -10,6 +10,7 @@
 //! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`); 6.4 for [`behind_nat`] and [`unconfirmed`].
 
 #![no_std]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
 
 pub mod behind_nat;

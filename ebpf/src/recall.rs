@@ -49,7 +49,9 @@ fn recall<const WORDS: usize, V: Copy>(
             return Some(read_volatile(&raw const (*place).value));
         }
     }
+    steady::fence();
     let value = look_up()?;
+    steady::fence();
     if changes.is_multiple_of(2) && steady::changes() == changes {
         // SAFETY: the same. Word by word: a copy of the whole would take a third of the stack that there is.
         unsafe {

@@ -5,8 +5,38 @@
 //! stands there). A look-up that walks over such an element may even miss one that was there all the time.
 //!
 //! Verdicts and port pages need no such care: they are never replaced, and removed only after a grace period.
+//!
+//! All of this is about the order in which memory is read. x86-64 keeps the order of loads, and of stores; other machines are told
+//! where it matters, by [`fence`] here and by the agent's `Maps::set_state` on the writer's side:
+//!
+//! | reader | writer |
+//! |---|---|
+//! | [`changes`], fence | `changes` odd, fence |
+//! | look-up and copy, fence | elements |
+//! | [`changes`] | fence, `changes` even |
+//! | `State::generation`, fence, tables | tables, fence, generation |
+//!
+//! A reader who sees any new element sees `changes` moved when it asks again; one who sees the new generation reads the new tables.
 
 use crate::maps::STATE;
+
+/// Keeps loads in front of it in front of loads behind it. Nothing on machines that do so by themselves.
+///
+/// BPF knows no fences, but an exchange is fully ordered (`Documentation/bpf/standardization/instruction-set.rst`; on arm64 `swpal`,
+/// or exclusive loads and stores with a barrier behind). Minimum kernel version: 5.12, other than on x86-64.
+#[cfg_attr(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x"), inline(always))]
+#[cfg_attr(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x")), inline(never))]
+pub fn fence() {
+    #[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x")))]
+    {
+        let mut place = 0_u64;
+        // SAFETY: it writes a variable on this function's stack. No name of the machine's would do: this target has no exchange that
+        // the language knows.
+        unsafe {
+            core::arch::asm!("{new} = xchg_64({place} + 0, {new})", new = inout(reg) 1_u64 => _, place = in(reg) &raw mut place);
+        }
+    }
+}
 
 /// How often to look again. Each time, somebody must have written twice in between.
 const TRIES: u32 = 4;
@@ -17,6 +47,7 @@ const TRIES: u32 = 4;
 pub fn read<V: Copy>(look_up: impl Fn() -> Option<*const V>) -> Option<V> {
     let before = changes();
     if before.is_multiple_of(2) {
+        fence();
         let copy = copy(look_up());
         if changes() == before {
             return copy;
@@ -41,10 +72,17 @@ pub fn read_twice<V: Copy>(look_up: impl Fn() -> Option<*const V>) -> Option<V> 
     None
 }
 
+/// Copies what a look-up found, before whatever is read next.
 #[inline(always)]
 fn copy<V: Copy>(found: Option<*const V>) -> Option<V> {
+    let Some(value) = found else {
+        fence();
+        return None;
+    };
     // SAFETY: until this program ends, the memory stays an element of its map, if not this one. Volatile: others may be writing.
-    found.map(|value| unsafe { value.read_volatile() })
+    let copy = unsafe { value.read_volatile() };
+    fence();
+    Some(copy)
 }
 
 /// How often the agent began or ended a change: odd while one goes on.

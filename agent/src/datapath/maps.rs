@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{Ordering, fence};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
@@ -352,7 +353,9 @@ impl Maps {
         unless_gone(self.change(|error| error, remove))
     }
 
-    /// Changes the state of the whole data path.
+    /// Changes the state of the whole data path. Programs on other CPUs see all writes before it before they see it, and it before all
+    /// writes after it, on machines too that do not keep the order of stores (`ebpf/src/steady.rs` has the readers' side): calls of
+    /// bpf(2) are no barriers.
     ///
     /// # Errors
     ///
@@ -360,6 +363,9 @@ impl Maps {
     pub fn set_state(&mut self, change: impl FnOnce(&mut State)) -> Result<(), MapError> {
         let mut state = self.state.get(&0, 0)?;
         change(&mut state);
-        self.write(|maps| maps.state.set(0, state, 0))
+        fence(Ordering::SeqCst);
+        let written = self.write(|maps| maps.state.set(0, state, 0));
+        fence(Ordering::SeqCst);
+        written
     }
 }
