@@ -16,7 +16,7 @@ map_types! {
         pub egress_class: u32 = 4,
         /// Which generation of the peer tables the classes were compiled against (see [`crate::peer`]).
         pub epoch: u32 = 8,
-        /// [`GUARDED`] or zero.
+        /// [`GUARDED`], [`TAGGED`].
         pub flags: u32 = 12,
         /// The pod's network namespace: one more than its id in that of the veth (`IFLA_LINK_NETNSID`). Zero: its sockets
         /// cannot be asked.
@@ -47,6 +47,10 @@ pub const ANY_VETH: u32 = 0;
 
 /// Flag of an endpoint: its pod may send from its own addresses alone.
 pub const GUARDED: u32 = 1;
+
+/// Flag of an endpoint: programs tag whatever its pod sends, and have for a while (see [`crate::service`]). What comes from it without a
+/// tag is not what they let pass.
+pub const TAGGED: u32 = 2;
 
 /// Most addresses of pods, per family.
 pub const MAX_POD_ADDRESSES: usize = 1 << 14;

@@ -1,8 +1,8 @@
 //! Services: frontends, and what is known of packets on their way from a pod to a backend.
 //!
-//! The programs on a pod's veth see what it sends before kube-proxy has chosen a backend. Where it may be on its way to
-//! one, they note it ([`Crossing`]) and tag it (`skb->tc_index`); a netfilter program behind the choice judges it by
-//! the backend, and notes that ([`Backend`]).
+//! The programs on a pod's veth see what it sends before kube-proxy has chosen a backend. They tag all of it (`skb->tc_index`). What
+//! may be on its way to a backend they note ([`Crossing`]), and the tag is the number of its slot; a netfilter program behind the
+//! choice judges it by the backend, and notes that ([`Backend`]). The tag of all else is [`NOTHING_NOTED`].
 
 map_types! {
     /// Key of map `FRONTENDS4`.
@@ -37,10 +37,10 @@ map_types! {
     }
 
     /// Value of map `CROSSINGS`: a packet between the pod's veth and the choice of a backend.
-    pub struct Crossing [48] {
+    pub struct Crossing [56] {
         /// Interface index of the host-side veth.
         pub ifindex: u32 = 0,
-        /// [`JUDGED`] or zero.
+        /// [`JUDGED`], [`KEPT`], [`SEEN`].
         pub flags: u32 = 4,
         /// The pod's address, see [`crate::conntrack::wide`].
         pub pod: [u64; 2] = 8,
@@ -52,6 +52,8 @@ map_types! {
         pub peer_port: u16 = 42,
         /// `IPPROTO_*`, [`crate::conntrack::IPV6`] more for IPv6.
         pub protocol: u32 = 44,
+        /// Eight bytes that no NAT changes (see [`content_at`]); zero where they cannot be had.
+        pub content: u64 = 48,
     }
 
     /// Value of both backend maps, by flow: where its packets went when last seen.
@@ -78,7 +80,7 @@ map_types! {
 
     /// Byte offsets of fields of the kernel's own structs, of `struct sk_buff` unless it says otherwise: a global of the programs,
     /// set when they are loaded.
-    pub struct SkbLayout [36] {
+    pub struct SkbLayout [40] {
         /// `tc_index`
         pub tc_index: u32 = 0,
         /// `len`
@@ -97,6 +99,8 @@ map_types! {
         pub out: u32 = 28,
         /// `ifindex` of `struct net_device`
         pub ifindex: u32 = 32,
+        /// `skb_iif`
+        pub skb_iif: u32 = 36,
     }
 }
 
@@ -106,14 +110,42 @@ pub const BEHIND_NAT: u32 = u32::MAX;
 /// Flag of a crossing: policy allows where the pod sent the packet. If it still goes there, there is nothing to judge.
 pub const JUDGED: u32 = 1;
 
-/// Packets that may be on their way at one time.
-pub const CROSSINGS: u32 = 1 << 12;
+/// Flag of a crossing: its flow was allowed, and stays so whatever policy says now (`--established=keep`), for as long as it goes where
+/// it went.
+pub const KEPT: u32 = 2;
 
-/// Of these, of one CPU. Beyond 64 CPUs, some share theirs.
-pub const CROSSINGS_PER_CPU: u32 = 1 << 6;
+/// Flag of a crossing: a packet was found to be the one that was noted. What else may come with the same tag writes nothing.
+pub const SEEN: u32 = 4;
 
-/// What a tagged packet's `tc_index` holds beside the number of its crossing.
-pub const TAG: u16 = 0xb000;
+/// Slots for packets that are on their way: as many as there are tags.
+pub const CROSSINGS: u32 = 1 << 16;
+
+/// Slots of one CPU, of which there may be so many: a power of two, so that what one CPU notes is nowhere near what others do.
+#[must_use]
+pub const fn crossings_per_cpu(cpus: u32) -> u32 {
+    let cpus = if cpus > MOST_CPUS { MOST_CPUS } else { cpus };
+    CROSSINGS / cpus.next_power_of_two()
+}
+
+/// Where a packet holds eight bytes that differ from packet to packet and that no NAT changes, in bytes behind the transport header's
+/// beginning: TCP's sequence and acknowledgment number, for others the first of what follows the header.
+#[must_use]
+pub const fn content_at(protocol: u8) -> u32 {
+    match protocol {
+        crate::IPPROTO_TCP => 4,
+        crate::IPPROTO_SCTP => 12,
+        _ => 8,
+    }
+}
+
+/// More would share slots.
+const MOST_CPUS: u32 = CROSSINGS / 4;
+
+/// Tag of what no program has tagged; no packet's slot.
+pub const UNTAGGED: u16 = 0;
+
+/// Tag of a packet that was judged by the address that stands on it, and of which nothing was noted; no packet's slot.
+pub const NOTHING_NOTED: u16 = u16::MAX;
 
 /// Most frontends, per family.
 pub const MAX_FRONTENDS: usize = 1 << 18;

@@ -7,7 +7,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use postern_common::IPPROTO_TCP;
 use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes, state};
-use postern_common::service::SkbLayout;
+use postern_common::service::{SkbLayout, crossings_per_cpu as crossings_per_cpu_of};
 
 /// 1: a flow that was allowed under an earlier policy generation is judged again (`--established=recheck`);
 /// 0: it stays (`--established=keep`).
@@ -26,6 +26,10 @@ static POSTERN_ROWS: Global<u32> = Global::new(HALF_OPEN_ROWS);
 #[unsafe(no_mangle)]
 static POSTERN_TICK: Global<u64> = Global::new(4_000_000);
 
+/// Slots of each CPU for packets on their way to the choice of a backend; a power of two.
+#[unsafe(no_mangle)]
+static POSTERN_CROSSINGS: Global<u32> = Global::new(crossings_per_cpu_of(512));
+
 /// Where the kernel keeps what netfilter programs read of a packet.
 #[unsafe(no_mangle)]
 static POSTERN_SKB: SkbLayout = SkbLayout {
@@ -38,6 +42,7 @@ static POSTERN_SKB: SkbLayout = SkbLayout {
     sk: 0,
     out: 0,
     ifindex: 0,
+    skb_iif: 0,
 };
 
 /// Byte offsets in the kernel's own structs.
@@ -56,6 +61,7 @@ pub fn skb() -> SkbLayout {
             sk: read_volatile(&raw const (*layout).sk),
             out: read_volatile(&raw const (*layout).out),
             ifindex: read_volatile(&raw const (*layout).ifindex),
+            skb_iif: read_volatile(&raw const (*layout).skb_iif),
         }
     }
 }
@@ -71,6 +77,12 @@ pub fn now() -> u64 {
 #[inline(always)]
 pub fn rows() -> u32 {
     POSTERN_ROWS.load()
+}
+
+/// Slots of each CPU for packets on their way to the choice of a backend.
+#[inline(always)]
+pub fn crossings_per_cpu() -> u32 {
+    POSTERN_CROSSINGS.load()
 }
 
 /// Whether flows of earlier policy generations are judged again.

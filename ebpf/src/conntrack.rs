@@ -53,14 +53,24 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut
         return true;
     }
     scene.ask(flow.initiator);
+    // An answer to what the pod sends to an address that was no Service's so far.
+    let answers =
+        flow.initiator == EGRESS && scene.direction == INGRESS && flow.flags & (SERVICE | DENIED) == 0;
     if flow.flags & SERVICE != 0 {
         service::ask_about_backend(scene);
+    } else if answers {
+        // It is one's by now, perhaps. Until the pod's next packet goes elsewhere, this is from whom packets went to.
+        scene.question.resolved = verdict::is_behind_nat(scene);
     }
     let reason = verdict::judge(ctx, scene);
     // It may be from before the pod was guarded.
     let is_others = scene.is_for_another();
-    if flow.flags & DENIED != 0 && flow.initiator == EGRESS {
-        // There may be a Service by now.
+    if answers && (scene.question.resolved || scene.service) && !is_others && !reason.drops() {
+        // The flow is told by what the pod sends next, which is judged for that.
+        return true;
+    }
+    if flow.initiator == EGRESS && !answers {
+        // There may be a Service by now. One that is gone changes nothing here: conntrack may go on translating.
         flow.flags |= scene.flow_flags();
     }
     if flow.flags & SERVICE != 0 && !is_others {

@@ -69,6 +69,9 @@ pub trait Address: Copy + Default + PartialEq {
     /// Notes where a flow's packets go.
     fn set_backend(flow: &Self::FlowKey, backend: &Backend);
 
+    /// Forgets it.
+    fn forget_backend(flow: &Self::FlowKey);
+
     /// Whether the address is one of the pod's own.
     fn is_pods(self, ifindex: u32) -> bool;
 
@@ -167,6 +170,12 @@ macro_rules! address_family {
             fn set_backend(flow: &$flow, backend: &Backend) {
                 // Without memory for it, the flow is judged behind the choice alone.
                 let _ = $backends.insert(flow, backend, u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
+            fn forget_backend(flow: &$flow) {
+                // None is as good.
+                let _ = $backends.remove(flow);
             }
 
             #[inline(always)]

@@ -7,7 +7,7 @@ use postern_common::conntrack::{Flow, Row, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
-use postern_common::service::JUDGED;
+use postern_common::service::{JUDGED, NOTHING_NOTED};
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
 use crate::count::conclude;
@@ -24,6 +24,9 @@ use crate::{conntrack, fragment, guard, half_open, recall, steady};
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
 pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
+    if DIRECTION == EGRESS {
+        service::tag(ctx, NOTHING_NOTED);
+    }
     conclude::<DIRECTION>(ctx, reason::<DIRECTION>(ctx))
 }
 
@@ -62,7 +65,7 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
         if conntrack::is_current(flow, scene.generation, scene.now) && !is_against {
             conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
             if service::crosses(flow, DIRECTION) {
-                service::cross(ctx, scene, 0);
+                service::cross(ctx, scene, service::of_known());
             }
             return Reason::Established;
         }
@@ -117,10 +120,13 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     {
         // Of flows that are known, those to Services; of what is new, everything: wherever it goes, policy has not allowed more than
         // the address that stands on it.
-        match reason {
-            Reason::Established if !scene.service => {}
-            Reason::AllowedByPolicy | Reason::NotIsolated => service::cross(ctx, scene, JUDGED),
-            _ => service::cross(ctx, scene, 0),
+        let flags = match reason {
+            Reason::Established => service::of_known(),
+            Reason::AllowedByPolicy | Reason::NotIsolated => JUDGED,
+            _ => 0,
+        };
+        if reason != Reason::Established || scene.service {
+            service::cross(ctx, scene, flags);
         }
     }
     if scene.packet.fragment == Fragment::First {

@@ -3,13 +3,14 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::EGRESS;
 use postern_common::reason::Reason;
+use postern_common::service::UNTAGGED;
 
 use crate::count::conclude;
 use crate::family::Address;
 use crate::frame::{self, Unreadable};
 use crate::parse::{self, ethertype};
-use crate::recall;
 use crate::scene::{Scene, ifindex};
+use crate::{recall, service};
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -21,6 +22,8 @@ mod neighbour {
 /// The whole program for pods that no policy selects: anything passes that is not spoofed.
 #[inline(always)]
 pub fn judge(ctx: &TcContext) -> i32 {
+    // Nothing that it sends is noted, whatever the pod wrote.
+    service::tag(ctx, UNTAGGED);
     conclude::<EGRESS>(ctx, reason(ctx))
 }
 

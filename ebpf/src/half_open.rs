@@ -16,7 +16,7 @@ use crate::config;
 use crate::family::Address;
 use crate::maps::HALF_OPEN;
 use crate::scene::Scene;
-use crate::slot;
+use crate::{conntrack, slot};
 
 /// Tells the scene's flow from others: to be called before anything else here.
 #[inline(always)]
@@ -47,6 +47,29 @@ pub fn knows(ifindex: u32, identity: &Identity, hash: u64) -> bool {
     while at < HALF_OPEN_WAYS * 2 {
         // SAFETY: until this program ends, the memory stays a row.
         if unsafe { expires(row, at) != 0 && is_flow(identity, row, at) } {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether a veth has a half-open flow that is allowed, whichever side started it: for whoever only asks, as above.
+#[inline(never)]
+pub fn allows(ifindex: u32, identity: &Identity, hash: u64, generation: u32) -> bool {
+    let number = hash as u32 & (config::rows() - 1);
+    let Some(row) = HALF_OPEN.get_ptr(RowKey { ifindex, number }) else {
+        return false;
+    };
+    let now = config::now();
+    let mut at = 0;
+    while at < HALF_OPEN_WAYS * 2 {
+        // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing.
+        let is_current = unsafe {
+            is_flow(identity, row, at)
+                && conntrack::is_current(&read_volatile(&raw const (*row).flows[at]), generation, now)
+        };
+        if is_current {
             return true;
         }
         at += 1;

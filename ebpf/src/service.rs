@@ -6,13 +6,17 @@ use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DENIED, Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
-use postern_common::service::{Backend, CROSSINGS, CROSSINGS_PER_CPU, Crossing, Hairpin, TAG};
+use postern_common::service::{
+    Backend, CROSSINGS, Crossing, Hairpin, KEPT, NOTHING_NOTED, UNTAGGED, content_at,
+};
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::family::Address;
+use crate::frame;
 use crate::maps;
+use crate::parse::Fragment;
 use crate::scene::Scene;
-use crate::{slot, sockets};
+use crate::{config, slot, sockets};
 
 /// Whether a protocol has ports, without which no frontend is of it.
 #[inline(always)]
@@ -20,18 +24,44 @@ pub fn has_ports(protocol: u8) -> bool {
     matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
 }
 
-/// Notes where the scene's packet goes, and tags it, so that it is known again behind the choice of a backend.
+/// Writes a packet's tag: whatever stood there, the pod may have written.
+#[inline(always)]
+pub fn tag(ctx: &TcContext, tag: u16) {
+    // SAFETY: the context of a running program is valid; the kernel lets TC programs write this field.
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(tag) };
+}
+
+/// The slot of the scene's packet: the next one of this CPU and family.
+#[inline(always)]
+fn next_slot<A: Address>(scene: &mut Scene<A>) -> u32 {
+    let slots = config::crossings_per_cpu();
+    // SAFETY: the helper takes nothing.
+    let first = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(slots);
+    let mut next = || {
+        scene.crossings = scene.crossings.wrapping_add(1);
+        // Each family counts for itself: one takes the even numbers, the other the odd ones.
+        let number = scene.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
+        first.wrapping_add(number & (slots - 1)) % CROSSINGS
+    };
+    let slot = next();
+    // Two numbers are no packet's. They are of two families, and the next one of either is one.
+    if slot == u32::from(UNTAGGED) || slot == u32::from(NOTHING_NOTED) { next() } else { slot }
+}
+
+/// What is noted beside a packet of a flow that policy was not asked about just now.
+#[inline(always)]
+pub fn of_known() -> u32 {
+    if config::recheck() { 0 } else { KEPT }
+}
+
+/// Saves where the scene's packet goes, and puts the number of its slot into `skb->tc_index`, for the netfilter program behind the
+/// choice of a backend to match.
 ///
 /// A function of its own, for its stack.
 #[inline(never)]
 pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
     scene.take_sides::<EGRESS>();
-    // SAFETY: the helper takes nothing.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    scene.crossings = scene.crossings.wrapping_add(1);
-    // Each family counts for itself: one takes the even numbers, the other the odd ones.
-    let number = scene.crossings * 2 + u32::from(A::FAMILY != 0);
-    let slot = (cpu * CROSSINGS_PER_CPU + number % CROSSINGS_PER_CPU) % CROSSINGS;
+    let slot = next_slot(scene);
     let Some(crossing) = maps::CROSSINGS.get_ptr_mut(slot) else {
         // Every array has its elements.
         return;
@@ -44,13 +74,27 @@ pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
         pod_port: scene.pod.1,
         peer_port: scene.peer.1,
         protocol: A::FAMILY | u32::from(scene.packet.protocol),
+        content: content(ctx, scene),
     };
-    // SAFETY: it is an element of the map. Another CPU that shares it, or reads it for an older packet, finds at worst what is not of
-    // its packet, and drops that.
+    // SAFETY: it is an element of the map. Another CPU that reads it for an older packet finds at worst what is not of its packet, and
+    // drops that.
     unsafe { crossing.write(noted) };
-    // SAFETY: the context of a running program is valid; the kernel lets TC programs write this field.
-    unsafe { (*ctx.skb.skb).tc_index = u32::from(TAG | slot as u16) };
+    tag(ctx, slot as u16);
 }
+
+/// See [`Crossing::content`]. What is put together on its way may say more there.
+#[inline(always)]
+fn content<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u64 {
+    let packet = &scene.packet;
+    let at = packet.transport.body + content_at(packet.protocol) as usize;
+    if packet.fragment != Fragment::Whole || at > MAX_CONTENT || at + size_of::<u64>() > packet.end {
+        return 0;
+    }
+    frame::read(ctx, at & MAX_CONTENT).unwrap_or_default()
+}
+
+/// Far behind where any transport header begins.
+const MAX_CONTENT: usize = 0xfff;
 
 /// Makes the scene's question one about where the flow's packets went when last seen, if that is known. A function of its own, for
 /// its stack.

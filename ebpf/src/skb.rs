@@ -61,6 +61,13 @@ impl Skb {
         self.field(config::skb().tc_index)
     }
 
+    /// Interface index of the device by which the packet came to whoever forwards it (`skb_iif`): the one that took it in last, so the
+    /// bridge where it came in by a port of one. Zero: it came in by none.
+    #[inline(always)]
+    pub fn iif(self) -> u32 {
+        self.field(config::skb().skb_iif)
+    }
+
     /// What conntrack says of the packet (`enum ip_conntrack_info`); zero for what it does not track, too.
     #[inline(always)]
     pub fn connection(self) -> u32 {

@@ -56,6 +56,25 @@ pub fn read<V: Copy>(look_up: impl Fn() -> Option<*const V>) -> Option<V> {
     read_twice(look_up)
 }
 
+/// The same, where a default says as much as nothing: of an `Option` of many fields, the compiler copies around what is not set, which the
+/// verifier does not let it read.
+#[inline(always)]
+pub fn read_or_default<V: Copy + Default>(look_up: impl Fn() -> Option<*const V>) -> V {
+    let before = changes();
+    let mut tries = 0;
+    while tries < TRIES {
+        let found = look_up();
+        // SAFETY: as in `copy`.
+        let copy = found.map_or_else(V::default, |value| unsafe { value.read_volatile() });
+        let is_steady = before.is_multiple_of(2) && changes() == before;
+        if is_steady || look_up() == found {
+            return copy;
+        }
+        tries += 1;
+    }
+    V::default()
+}
+
 /// Copies the element that a look-up finds in a map that programs write, on other CPUs. It counts only if the same look-up finds the
 /// same once more: then the element was in the map for as long as it was being copied.
 #[inline(always)]

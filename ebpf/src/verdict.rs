@@ -133,6 +133,12 @@ fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
     frontend.map_or(NONE, |frontend| frontend.class)
 }
 
+/// Whether the peer in question is a frontend whose backend is chosen on this node.
+#[inline(always)]
+pub fn is_behind_nat<A: Address>(scene: &Scene<A>) -> bool {
+    has_ports(scene.question.protocol) && frontend_class(scene) == BEHIND_NAT
+}
+
 /// The peer in question, by an entry of its own.
 #[inline(never)]
 fn listed<A: Address>(scene: &Scene<A>) -> Option<Peer> {

@@ -68,7 +68,7 @@ pub enum Action {
         /// The pod.
         pod: NamespacedName,
     },
-    /// Established flows are to be judged again: some of what was allowed may not be any more.
+    /// Established flows are to be judged again: some of what was allowed may not be any more, or go to a Service now.
     AdvanceGeneration,
     /// Forgets a verdict that no pair in use refers to.
     RemoveVerdict {

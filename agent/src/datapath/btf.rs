@@ -64,6 +64,7 @@ fn read_skb_layout() -> io::Result<SkbLayout> {
         sk: offset("sk")?,
         out: of_other("nf_hook_state", "out")?,
         ifindex: of_other("net_device", "ifindex")?,
+        skb_iif: offset("skb_iif")?,
     })
 }
 
@@ -162,13 +163,14 @@ mod tests {
     /// What the kernel's own tool says of the same file is told apart by hand in tests/kernel; here, that the fields are plausible.
     #[test]
     fn this_kernel_describes_its_packets() {
-        let SkbLayout { tc_index, len, data_len, head, network_header, nfct, sk, out, ifindex } =
+        let SkbLayout { tc_index, len, data_len, head, network_header, nfct, sk, out, ifindex, skb_iif } =
             skb_layout().unwrap();
         assert_eq!(data_len, len + 4);
         assert!(len > 0 && tc_index > data_len && head > network_header && network_header > tc_index);
         assert_eq!((tc_index % 2, head % 8, network_header % 2), (0, 0, 0));
         assert!(sk > 0 && sk < nfct && nfct < len && out > 0 && ifindex > 0);
         assert_eq!((nfct % 8, sk % 8, out % 8, ifindex % 4), (0, 0, 0, 0));
+        assert!(skb_iif % 4 == 0 && skb_iif > data_len && skb_iif < network_header);
     }
 
     #[test]

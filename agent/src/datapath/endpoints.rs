@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::TcAttachType;
 use postern_common::direction;
-use postern_common::endpoint::{Endpoint, QUARANTINE};
+use postern_common::endpoint::{Endpoint, QUARANTINE, TAGGED};
 use postern_policy::ClassId;
 use postern_policy::model::NamespacedName;
 use tracing::{info, warn};
@@ -62,6 +62,8 @@ pub struct Endpoints {
     adopted: BTreeSet<u32>,
     /// Veths that may have other programs than what is carried says: a swap has begun, or failed half way.
     unsure: BTreeSet<u32>,
+    /// Veths that had no such programs before: what was sent through them may still be on its way, without a tag.
+    fresh: BTreeMap<u32, (String, Policy)>,
 }
 
 impl Endpoints {
@@ -77,7 +79,8 @@ impl Endpoints {
         // A veth with nothing but the guard has no endpoint, and with clsact no pinned link either.
         let addresses = PodAddresses::read(maps).map_err(std::io::Error::other)?;
         adopted.extend(addresses.by_veth().keys());
-        Ok(Self { mode, links, carried: BTreeMap::new(), addresses, adopted, unsure: BTreeSet::new() })
+        let (carried, unsure, fresh) = Default::default();
+        Ok(Self { mode, links, carried, addresses, adopted, unsure, fresh })
     }
 
     /// How programs are attached.
@@ -133,7 +136,9 @@ impl Endpoints {
         for (ifindex, carried) in veths_of(&mut self.carried, pod) {
             let Role::Policy(policy) = carried.role else { continue };
             let next = Policy { ingress, egress, ..policy };
-            write(maps, ifindex, &carried.interface, next, epoch)?;
+            let is_unsure = self.unsure.contains(&ifindex) || self.fresh.contains_key(&ifindex);
+            let tags = if is_unsure { Tags::Unsure } else { Tags::All };
+            write(maps, ifindex, &carried.interface, (next, tags), epoch)?;
             carried.role = Role::Policy(next);
         }
         Ok(())
@@ -155,6 +160,8 @@ impl Endpoints {
         for (ifindex, carried) in veths_of(&mut self.carried, pod) {
             let Role::Policy(policy) = carried.role else { continue };
             if policy.guarding == Guarding::Always {
+                // The guard tags nothing.
+                write(maps, ifindex, &carried.interface, (policy, Tags::Unsure), epoch)?;
                 let spot = Spot { ifindex, interface: &carried.interface, hook: FROM_POD };
                 match attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot) {
                     Ok(()) | Err(AttachError::Gone(_)) => {}
@@ -163,7 +170,7 @@ impl Endpoints {
                 self.unsure.insert(ifindex);
             }
             let next = Policy { ingress: ClassId::NOT_ISOLATED, egress: ClassId::NOT_ISOLATED, ..policy };
-            write(maps, ifindex, &carried.interface, next, epoch)?;
+            write(maps, ifindex, &carried.interface, (next, Tags::Unsure), epoch)?;
             carried.role = Role::Policy(next);
         }
         Ok(())
@@ -230,7 +237,28 @@ impl Endpoints {
                 Err(error) => errors.push(error),
             }
         }
+        if let Err(error) = self.expect_tags(maps, epoch) {
+            errors.push(error);
+        }
         (changed, errors)
+    }
+
+    /// Has nothing pass behind NAT that comes from an isolated pod without a tag, now that the programs write them: what was sent before
+    /// is behind NAT by now, or was dropped.
+    fn expect_tags(&mut self, maps: &mut Maps, epoch: u32) -> Result<(), EndpointError> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
+        grace::wait();
+        while let Some((ifindex, (interface, policy))) = self.fresh.pop_first() {
+            let carried = self.carried.get(&ifindex).filter(|_| !self.unsure.contains(&ifindex));
+            let now = carried.and_then(Wanted::policy).unwrap_or(policy);
+            if let Err(error) = write(maps, ifindex, &interface, (now, Tags::All), epoch) {
+                self.fresh.insert(ifindex, (interface, policy));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn put(
@@ -243,17 +271,17 @@ impl Endpoints {
     ) -> Result<(), EndpointError> {
         let failed = |source| map_error("POD_ADDRESSES", &want.interface, source);
         self.addresses.add(maps, ifindex, &want.addresses).map_err(failed)?;
-        let before = self.carried.get(&ifindex).filter(|_| !self.unsure.contains(&ifindex));
-        match (want.role, before.map(|before| before.role)) {
+        let before = self.carried.get(&ifindex).filter(|_| !self.unsure.contains(&ifindex)).cloned();
+        match (want.role, before.as_ref().map(|before| before.role)) {
             (Role::Policy(policy), Some(Role::Policy(_))) => {
-                write(maps, ifindex, &want.interface, policy, epoch)?;
+                write(maps, ifindex, &want.interface, (policy, Tags::All), epoch)?;
             }
             (Role::Guard, Some(Role::Guard)) => {}
             (Role::Policy(policy), _) => self.enforce(ebpf, maps, epoch, (ifindex, want), policy)?,
             (Role::Guard, _) => self.guard(ebpf, maps, epoch, (ifindex, want))?,
         }
         self.addresses.retain(maps, ifindex, &want.addresses).map_err(failed)?;
-        announce(want, before);
+        announce(want, before.as_ref());
         self.adopted.remove(&ifindex);
         self.unsure.remove(&ifindex);
         self.carried.insert(ifindex, want.clone());
@@ -262,7 +290,7 @@ impl Endpoints {
 
     /// Puts the programs that enforce policy on both hooks; the guard, where it is there, goes with that.
     fn enforce(
-        &self,
+        &mut self,
         ebpf: &mut Ebpf,
         maps: &mut Maps,
         epoch: u32,
@@ -271,26 +299,32 @@ impl Endpoints {
     ) -> Result<(), EndpointError> {
         // Classes and room first: a program without an endpoint drops everything, one without room everything new. It enforces all
         // the same.
-        write(maps, ifindex, &want.interface, policy, epoch)?;
+        write(maps, ifindex, &want.interface, (policy, Tags::Unsure), epoch)?;
         let room = half_open::make_room(maps, ifindex);
         for (hook, direction) in HOOKS {
             let spot = Spot { ifindex, interface: &want.interface, hook };
             attach::attach(program(ebpf, PROGRAMS[usize::from(direction)])?, self.mode, &self.links, spot)?;
         }
+        self.fresh.insert(ifindex, (want.interface.clone(), policy));
         room.map_err(|source| map_error("HALF_OPEN", &want.interface, source))
     }
 
     /// Puts the guard in the place of whatever judges what the pod sends, then takes off what judges what it gets.
     fn guard(
-        &self,
+        &mut self,
         ebpf: &mut Ebpf,
         maps: &mut Maps,
         epoch: u32,
         (ifindex, want): (u32, &Wanted),
     ) -> Result<(), EndpointError> {
         let spot = |hook| Spot { ifindex, interface: &want.interface, hook };
+        self.fresh.remove(&ifindex);
+        if let Some(policy) = self.carried.get(&ifindex).and_then(Wanted::policy) {
+            // The guard tags nothing.
+            write(maps, ifindex, &want.interface, (policy, Tags::Unsure), epoch)?;
+        }
         attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot(FROM_POD))?;
-        write(maps, ifindex, &want.interface, Policy::open(), epoch)?;
+        write(maps, ifindex, &want.interface, (Policy::open(), Tags::Unsure), epoch)?;
         for mode in [Mode::Tcx, Mode::Clsact] {
             attach::detach(mode, &self.links, spot(TO_POD))?;
         }
@@ -300,12 +334,13 @@ impl Endpoints {
 
     fn take_off(&mut self, maps: &mut Maps, epoch: u32, ifindex: u32) -> Result<(), EndpointError> {
         let carried = self.carried.get(&ifindex).cloned();
+        self.fresh.remove(&ifindex);
         // An earlier agent's veth has no name here; one that still exists is found by its index.
         let interface =
             carried.as_ref().map_or_else(|| name_of(ifindex), |carried| Some(carried.interface.clone()));
         let interface = interface.unwrap_or_default();
         // Open first: between here and the last program's removal, nothing allowed may be dropped.
-        write(maps, ifindex, &interface, Policy::open(), epoch)?;
+        write(maps, ifindex, &interface, (Policy::open(), Tags::Unsure), epoch)?;
         for (hook, _) in HOOKS {
             for mode in [Mode::Tcx, Mode::Clsact] {
                 attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
@@ -369,11 +404,24 @@ fn write(
     maps: &mut Maps,
     ifindex: u32,
     interface: &str,
-    policy: Policy,
+    (policy, tags): (Policy, Tags),
     epoch: u32,
 ) -> Result<(), EndpointError> {
     let failed = |source| map_error("ENDPOINTS", interface, source);
-    maps.set_endpoint(ifindex, policy.endpoint(epoch)).map_err(failed)
+    let mut endpoint = policy.endpoint(epoch);
+    if tags == Tags::All {
+        endpoint.flags |= TAGGED;
+    }
+    maps.set_endpoint(ifindex, endpoint).map_err(failed)
+}
+
+/// What is known of the tags of what a pod sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tags {
+    /// The programs that enforce policy write them, and have for a while.
+    All,
+    /// They may not be there yet, or any more.
+    Unsure,
 }
 
 /// Removes what is known of a veth that carries no program any more: the endpoint last, by which the next agent finds the rest.

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::time::{ClockId, clock_getres};
 use postern_common::LAYOUT_VERSION;
 use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes};
+use postern_common::service;
 
 use super::btf;
 use super::maps::{self, MapMismatch};
@@ -151,6 +152,8 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     let tick = tick();
     loader.override_global("POSTERN_TICK", &tick, true);
     loader.override_global("POSTERN_ROWS", &settings.rows, true);
+    let crossings = crossings_per_cpu();
+    loader.override_global("POSTERN_CROSSINGS", &crossings, true);
     // Without, there are no programs that would read it (see `behind_nat`).
     let layout = btf::skb_layout().unwrap_or_default();
     loader.override_global("POSTERN_SKB", &layout, true);
@@ -187,6 +190,16 @@ pub fn tick() -> u64 {
     // Every Linux says it; of the usual ones, the longest makes flows live longest.
     resolution.and_then(|tick| u64::try_from(tick.tv_nsec()).ok()).unwrap_or(10_000_000)
 }
+
+/// Slots of each CPU for packets on their way to the choice of a backend.
+fn crossings_per_cpu() -> u32 {
+    // More than there are, where the kernel does not say it: each has fewer.
+    let cpus = aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
+    service::crossings_per_cpu(cpus.unwrap_or(MANY_CPUS))
+}
+
+/// What nodes have at most, almost all of them.
+const MANY_CPUS: u32 = 512;
 
 /// A program of a loaded object.
 ///

@@ -6,6 +6,7 @@
 
 mod agreement;
 mod allowed_again;
+mod any_order;
 mod bench;
 mod budget;
 mod churn;
@@ -36,5 +37,7 @@ mod room;
 mod services;
 mod spoofing;
 mod swap;
+mod tags;
 mod tenants;
 mod traffic;
+mod wire;

@@ -19,6 +19,9 @@ const FRONTEND6: End = ("fd96::10", 80);
 const OWN_NODE: &str = "192.0.2.1";
 const REMOTE_NODE: &str = "192.0.2.2";
 
+/// Sequence and acknowledgment number of every frame of TCP here.
+const CONTENT: u64 = u64::from_ne_bytes([0, 0, 3, 232, 0, 0, 0, 0]);
+
 /// A client that may send to pods `role: good` on port 8080, and a Service with one of them and one other behind it.
 const WORLD: &str = r#"
 apiVersion: v1
@@ -151,6 +154,7 @@ fn what_may_end_elsewhere_is_noted() {
         pod_port: POD.1,
         peer_port: peer.1,
         protocol: IPPROTO_TCP.into(),
+        content: CONTENT,
     };
     // A Service, policy's own word for an address, and the pod's node: a port of it may be anybody's.
     assert_eq!(noted(&mut rig, &tcp(POD, FRONTEND, "S")), [crossing(FRONTEND, 0)]);

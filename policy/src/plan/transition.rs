@@ -13,7 +13,7 @@
 //! 4. Pods that move. Their answers are the new ones from here on, for every address.
 //! 5. Addresses: from `t(o, n)` to `n`. For moved pods nothing changes, for the others it is their one step.
 //! 6. Pods that were not isolated before: they allowed everything until here, whatever addresses did.
-//! 7. Let established flows be judged again, if anything was allowed that is not any more.
+//! 7. Let established flows be judged again, if anything was allowed that is not any more, or goes to a frontend.
 //! 8. Remove verdicts that nothing refers to.
 //!
 //! `t(o, n)` is `n` itself where nobody uses `n` yet and its old answers can be had (rules came into use and tell more
@@ -196,12 +196,10 @@ impl<'a, S: Sides> Transition<'a, S> {
 
     /// Whether an established flow may rest on something that is not allowed any more.
     ///
-    /// A pod's new classes always count: flows from before it was last let go of may still be known.
+    /// A pod's new classes always count: flows from before it was last let go of may still be known. So does any frontend: flows are told
+    /// by being judged whether they go to one.
     fn must_advance(&self, moves: &BTreeSet<Move>) -> bool {
-        let together = |entry: Option<FrontendEntry>| matches!(entry, Some(FrontendEntry::Together(_)));
-        if self.subjects.iter().any(|change| change.new.is_some())
-            || self.frontends.iter().any(|change| together(change.old))
-        {
+        if self.subjects.iter().any(|change| change.new.is_some()) || !self.frontends.is_empty() {
             return true;
         }
         let staying: Vec<_> =
