@@ -2,10 +2,11 @@
 //! policy changes. The far side needs a node that forwards: lab/tests/lab/services.rs.
 
 use postern_common::conntrack::wide;
+use postern_common::direction::EGRESS;
 use postern_common::reason::Reason::{
     AllowedByPolicy, DeniedByPolicy, Established, Node, NotIsolated, Service,
 };
-use postern_common::service::{Crossing, JUDGED};
+use postern_common::service::{Crossing, JUDGED, KEPT, NOTHING_NOTED, UNTAGGED, crossings_per_cpu};
 use postern_common::{IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::frames::{self, End, tcp, udp};
@@ -267,4 +268,84 @@ fn a_direction_that_is_not_isolated_is_noted_for_the_way_back() {
     assert_eq!(rig.sends(&udp(POD, FRONTEND)), Answer(NotIsolated));
     let noted = rig.crossings().into_iter().zip(before).find(|(after, before)| after != before).unwrap().0;
     assert_eq!((noted.protocol, noted.flags), (IPPROTO_UDP.into(), JUDGED));
+}
+
+#[test]
+fn every_packet_on_its_way_has_a_slot_of_its_own() {
+    let mut rig = rig();
+    establish(&mut rig, POD, FRONTEND);
+    let frame = tcp(POD, FRONTEND, "A");
+    // One family has every other slot of its CPU, and the thread may move to another one.
+    let slots = crossings_per_cpu(u32::try_from(aya::util::nr_cpus().unwrap()).unwrap());
+    let packets = slots / 2 - 1;
+    let before = rig.crossings().iter().filter(|it| it.ifindex != 0).count();
+    for _ in 0..packets {
+        assert!(rig.passes_on(crate::rig::IFINDEX, EGRESS, &frame));
+    }
+    let crossings = rig.crossings();
+    let used = crossings.iter().filter(|it| it.ifindex != 0).count();
+    // Two of the first packets' slots may be used again.
+    assert!(used + before >= packets as usize, "{used} slots for {packets} packets");
+    let (none, unnoted) = (usize::from(UNTAGGED), usize::from(NOTHING_NOTED));
+    assert_eq!((crossings.len(), crossings[none].ifindex, crossings[unnoted].ifindex), (65_536, 0, 0));
+}
+
+/// The same as [`POLICY`], and egress to an address outside.
+const OUTSIDE: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: client}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Ingress, Egress]
+  egress: [{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}, {to: [{podSelector: {matchLabels: {role: good}}}]}]
+";
+
+/// A Service that has the address outside.
+const LATE: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: late}
+spec: {clusterIPs: [10.96.0.12], externalIPs: [198.51.100.1], selector: {role: good}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+/// The flags of what is noted of a packet, if it is.
+fn flags_of(rig: &mut Rig, frame: &[u8]) -> Option<u32> {
+    let before = rig.crossings();
+    assert_eq!(rig.sends(frame), Answer(Established));
+    let after = rig.crossings();
+    after.into_iter().zip(before).find(|(after, before)| after != before).map(|(after, _)| after.flags)
+}
+
+#[test]
+fn a_flow_that_is_judged_again_learns_that_it_goes_to_a_service() {
+    let mut rig = rig();
+    rig.apply(OUTSIDE);
+    let outside = ("198.51.100.1", 80);
+    assert_eq!(rig.sends(&tcp(POD, outside, "S")), Answer(AllowedByPolicy));
+    assert_eq!(rig.gets(&tcp(outside, POD, "SA")), Answer(Established));
+    assert_eq!(flags_of(&mut rig, &tcp(POD, outside, "A")), None);
+    assert_eq!(flags_of(&mut rig, &tcp(POD, outside, "A")), None);
+    rig.apply(LATE);
+    // It may talk on until the pod says something.
+    for _ in 0..2 {
+        assert_eq!(rig.gets(&tcp(outside, POD, "A")), Answer(Established));
+    }
+    for _ in 0..2 {
+        assert_eq!(flags_of(&mut rig, &tcp(POD, outside, "A")), Some(0));
+    }
+    // Behind NAT it will be seen where the packets went. Here, nobody saw them.
+    assert_eq!(rig.gets(&tcp(outside, POD, "A")), Answer(DeniedByPolicy));
+    rig.set_backend(POD, outside, IPPROTO_TCP, outside);
+    assert_eq!(rig.gets(&tcp(outside, POD, "A")), Answer(Established));
+    assert_eq!(flags_of(&mut rig, &tcp(POD, outside, "A")), Some(0));
+}
+
+#[test]
+fn what_is_kept_is_noted_as_such() {
+    let mut rig = Rig::keeping("shop/client", WORLD);
+    rig.judge_behind_nat(true);
+    rig.apply(POLICY);
+    establish(&mut rig, POD, FRONTEND);
+    assert_eq!(flags_of(&mut rig, &tcp(POD, FRONTEND, "A")), Some(KEPT));
 }
