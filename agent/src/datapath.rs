@@ -15,18 +15,21 @@
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
 //! | [`half_open`] | room for half-open flows |
-//! | [`expiry`] | removes fragments that have expired |
+//! | [`flows`] | removes the flows of a veth that carries programs no more |
+//! | [`expiry`] | removes what has expired of what programs write |
 //! | [`counters`] | reads what packets were counted under |
 //! | [`removal`] | takes everything off a node |
 //! | `program_log` | what the programs say, for development |
 //! | `qdiscs` | lists clsact qdiscs and filters |
 //! | `link` | links of netfilter programs; detaches pinned links at once |
 //! | `bpf` | bpf(2) |
+//! | `batch` | reads maps of many entries |
 //! | `btf` | where this kernel keeps fields of its structs |
 //! | `grace` | waits until no packet is being judged by what was just replaced |
 
 pub mod addresses;
 pub mod attach;
+mod batch;
 pub mod behind_nat;
 mod bpf;
 pub mod bpffs;
@@ -35,6 +38,7 @@ pub mod counters;
 pub mod encode;
 pub mod endpoints;
 pub mod expiry;
+pub mod flows;
 mod grace;
 pub mod half_open;
 mod link;
@@ -175,7 +179,7 @@ impl Datapath {
             writer.set_behind_nat(&mut maps, false)?;
         }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
-        let expiry = Expiry::start(&maps)?;
+        let expiry = Expiry::start(&mut ebpf, &maps)?;
         let this = Self {
             ebpf,
             maps,
@@ -236,7 +240,7 @@ impl Datapath {
         self.writer.generation()
     }
 
-    /// Has fragments removed that have expired, and those of veths that enforce nothing. Does not wait for it.
+    /// Has flows and fragments removed that have expired, and those of veths that enforce nothing. Does not wait for it.
     pub fn remove_expired(&self) {
         self.expiry.remove_expired(self.endpoints.enforcing());
     }

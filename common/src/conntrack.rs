@@ -5,8 +5,9 @@
 //! index never comes back while the node runs, and a flow of an older policy generation is judged again.
 //!
 //! Flows live in two places. Half-open ones have *rows* of their own veth, found by a hash of the flow, each with room for a few of
-//! either direction: whatever comes through one veth, others keep theirs. Once both sides were heard, and one more
-//! packet, a flow moves to the table of established flows of its family, where the least recently used go first.
+//! either direction. Once both sides were heard, and one more packet, a flow moves to the table of established flows of its family.
+//! There, it takes a place in its veth's *directory*, rows of keys: one that finds its row full takes the place of another flow of
+//! the same veth. Whatever comes through one veth, others keep theirs.
 
 map_types! {
     /// Key of map `FLOWS4`.
@@ -42,7 +43,7 @@ map_types! {
     }
 
     /// Value of both flow maps, and part of a half-open flow.
-    pub struct Flow [16] {
+    pub struct Flow [40] {
         /// When the flow does not count any more: nanoseconds by the kernel's ticks (`jiffies64`), which do not begin with any clock's.
         pub expires: u64 = 0,
         /// Policy generation under which the flow was last judged.
@@ -56,6 +57,14 @@ map_types! {
         pub progress: u8 = 14,
         /// [`DENIED`], [`SERVICE`], or both.
         pub flags: u8 = 15,
+        /// Where its packets went when last seen behind the choice of a Service's backend, see [`wide`].
+        pub backend: [u64; 2] = 16,
+        /// The backend's port, host byte order. Zero: no backend is known.
+        pub backend_port: u16 = 32,
+        /// Number of its row in its veth's directory; of an established flow.
+        pub directory_row: u16 = 34,
+        /// Part of its hash, by which it is sought; of a half-open flow.
+        pub tag: u32 = 36,
     }
 
     /// Key of map `FRAGMENTS`.
@@ -82,25 +91,28 @@ map_types! {
         pub protocol: u32 = 36,
     }
 
-    /// Key of map `HALF_OPEN`.
+    /// Key of maps `HALF_OPEN`, `DIRECTORY4` and `DIRECTORY6`.
     pub struct RowKey [8] {
         /// Interface index of the host-side veth.
         pub ifindex: u32 = 0,
-        /// Number of the row, below [`HALF_OPEN_ROWS`].
+        /// Number of the row. Half-open flows: below [`HALF_OPEN_ROWS`], or that of an overflow row, from there on. Directories: below
+        /// [`DIRECTORY_ROWS`].
         pub number: u32 = 4,
     }
 
     /// Value of map `HALF_OPEN`: half-open flows of one veth that compete for the same room, [`HALF_OPEN_WAYS`] of each direction. The
     /// first are those that begin with what the pod gets (see [`crate::direction`]).
-    pub struct Row [904] {
+    pub struct Row [1944] {
         /// Held while flows and their identities are written, or read together.
         pub lock: bpf_spin_lock = 0,
         /// The key's interface index: a row that was removed while it was being looked at may be another veth's by now.
         pub ifindex: u32 = 4,
+        /// Until when overflow rows may hold flows of this row that did not fit, by direction; of no meaning in those.
+        pub overflow: [u64; 2] = 8,
         /// How far they got. Expired: there is none.
-        pub flows: [Flow; 16] = 8,
+        pub flows: [Flow; 24] = 24,
         /// Whose they are.
-        pub identities: [Identity; 16] = 264,
+        pub identities: [Identity; 24] = 984,
     }
 
     /// Value of map `FRAGMENTS`: the first fragment of this datagram was allowed (RFC 791 3.2, RFC 8200 4.5).
@@ -137,6 +149,31 @@ map_types! {
     }
 }
 
+/// Value of maps `DIRECTORY4` and `DIRECTORY6`: keys of established flows of one veth that compete for the same room. A flow that was
+/// removed, or has expired, leaves its key behind, in nobody's way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryRow<K> {
+    /// Held while a key is written.
+    pub lock: bpf_spin_lock,
+    /// The key's interface index, as in [`Row`].
+    pub ifindex: u32,
+    /// Whose keys are here. Zeroes: there is none.
+    pub flows: [K; DIRECTORY_WAYS],
+}
+
+const _: () = {
+    assert!(size_of::<DirectoryRow<Flow4>>() == 8 + size_of::<Flow4>() * DIRECTORY_WAYS, "padding");
+    assert!(size_of::<DirectoryRow<Flow6>>() == 8 + size_of::<Flow6>() * DIRECTORY_WAYS, "padding");
+    // Programs make both from the same zeroes.
+    assert!(core::mem::offset_of!(DirectoryRow<Flow4>, ifindex) == core::mem::offset_of!(Row, ifindex));
+};
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya::Pod is how a type says that bpf(2) may copy it byte by byte")]
+// SAFETY: `repr(C)`, no padding (asserted above), and every bit pattern of its integer fields is valid.
+unsafe impl<K: aya::Pod> aya::Pod for DirectoryRow<K> {}
+
 /// A lock that the kernel finds in map values by its type's name (`struct bpf_spin_lock`, `include/uapi/linux/bpf.h`). Only programs
 /// take it.
 #[repr(C)]
@@ -146,7 +183,7 @@ pub struct bpf_spin_lock {
     pub val: u32,
 }
 
-const _: () = assert!(HALF_OPEN_WAYS * 2 == 16, "Row has sixteen flows");
+const _: () = assert!(HALF_OPEN_WAYS * 2 == 24, "Row has twenty-four flows");
 
 impl Lifetimes {
     /// What applies unless told otherwise.
@@ -191,25 +228,38 @@ pub mod state {
 /// answers: it is a stream, and need not be judged packet by packet.
 pub const STREAM: u8 = 7;
 
-/// Most established flows remembered, per family: beyond it the least recently used go.
-pub const MAX_FLOWS: usize = 1 << 17;
+/// Rows of a veth's directory of established flows, by family; a power of two. With [`DIRECTORY_WAYS`], 8,192 flows.
+pub const DIRECTORY_ROWS: u32 = 1 << 9;
 
-/// Rows of half-open flows of one veth; a power of two. Each takes a kilobyte with what the kernel adds, together a quarter of a megabyte,
-/// which the agent sets aside while the veth carries programs: getting memory packet by packet costs more than all else that a
-/// new flow takes.
-pub const HALF_OPEN_ROWS: u32 = 1 << 8;
+/// Established flows in a row.
+pub const DIRECTORY_WAYS: usize = 16;
 
-/// Half-open flows of one direction in a row; a power of two.
-pub const HALF_OPEN_WAYS: usize = 8;
+/// Most established flows of all veths together, by family: 64 veths with every place taken. Beyond, flows stay half-open.
+pub const MAX_FLOWS: usize = 1 << 19;
 
-/// Most rows of all veths together: those of 1,024 veths. Others are not without policy for that, but drop what is new.
-pub const MAX_ROWS: usize = 1024 * HALF_OPEN_ROWS as usize;
+/// Most rows of all directories, by family: 256 veths with every row in use.
+pub const MAX_DIRECTORY_ROWS: usize = 1 << 17;
+
+/// Rows of half-open flows that the agent sets aside for a veth while it carries programs; a power of two. Each takes two kilobytes
+/// with what the kernel adds, together 32 kB.
+pub const HALF_OPEN_ROWS: u32 = 1 << 4;
+
+/// Rows of a veth beyond these, which programs make when a flow finds its row full; a power of two. The agent removes those that hold
+/// nothing any more.
+pub const OVERFLOW_ROWS: u32 = 1 << 11;
+
+/// Half-open flows of one direction in a row: what fits into two kilobytes.
+pub const HALF_OPEN_WAYS: usize = 12;
+
+/// Most rows of half-open flows of all veths together: those of 5,000 veths, and the overflow rows of 80. Beyond, what finds its row
+/// full takes the place of another flow there.
+pub const MAX_ROWS: usize = 1 << 18;
 
 /// Slots for datagrams in fragments of one veth and direction; a power of two.
-pub const FRAGMENT_SLOTS: u16 = 1 << 10;
+pub const FRAGMENT_SLOTS: u16 = 1 << 8;
 
-/// Most datagrams in fragments of all veths: 64 veths and directions with every slot in use.
-pub const MAX_FRAGMENTS: usize = 1 << 16;
+/// Most datagrams in fragments of all veths: 512 veths with every slot in use.
+pub const MAX_FRAGMENTS: usize = 1 << 18;
 
 /// Nanoseconds that later fragments may come after the first: the kernel's own reassembly time-out (`ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30 * SECOND;

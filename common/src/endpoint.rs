@@ -52,8 +52,8 @@ pub const GUARDED: u32 = 1;
 /// tag is not what they let pass.
 pub const TAGGED: u32 = 2;
 
-/// Most addresses of pods, per family.
-pub const MAX_POD_ADDRESSES: usize = 1 << 14;
+/// Most addresses of pods, per family: each stands there twice.
+pub const MAX_POD_ADDRESSES: usize = 1 << 15;
 
-/// How many veths a node may have. The kubelet's default is 110 pods.
-pub const MAX_ENDPOINTS: usize = 4096;
+/// How many veths a node may have: 5,000 pods and some that are on their way. The kubelet's default is 110 pods.
+pub const MAX_ENDPOINTS: usize = 1 << 13;

@@ -2,8 +2,8 @@
 //! they are declared with.
 //!
 //! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`] and [`state`], and the frontends
-//! in [`service`]; the programs write [`conntrack`] (half-open flows into rows that the agent makes), the rest of
-//! [`service`], and the counters indexed by [`reason`].
+//! in [`service`]; the programs write [`conntrack`] (of which the agent makes the first rows for half-open flows, and removes what has
+//! expired), the rest of [`service`], and the counters indexed by [`reason`].
 //! Neither writes the other's.
 //!
 //! Addresses and ports stand in network byte order inside address arrays, ports and ids in host byte order.

@@ -2,7 +2,8 @@
 //!
 //! The programs on a pod's veth see what it sends before kube-proxy has chosen a backend. They tag all of it (`skb->tc_index`). What
 //! may be on its way to a backend they note ([`Crossing`]), and the tag is the number of its slot; a netfilter program behind the
-//! choice judges it by the backend, and notes that ([`Backend`]). The tag of all else is [`NOTHING_NOTED`].
+//! choice judges it by the backend, and notes that in its flow
+//! ([`crate::conntrack::Flow`]). The tag of all else is [`NOTHING_NOTED`].
 
 map_types! {
     /// Key of map `FRONTENDS4`.
@@ -56,26 +57,24 @@ map_types! {
         pub content: u64 = 48,
     }
 
-    /// Value of both backend maps, by flow: where its packets went when last seen.
-    pub struct Backend [24] {
-        /// Address, see [`crate::conntrack::wide`].
-        pub address: [u64; 2] = 0,
-        /// Port, host byte order.
-        pub port: u16 = 16,
-        /// Zero.
-        pub reserved: [u16; 3] = 18,
-    }
-
-    /// Key of map `HAIRPINS`: a packet that comes back to the pod that sent it, in its node's name.
-    pub struct Hairpin [12] {
+    /// Key of map `HAIRPINS`.
+    pub struct HairpinSlot [8] {
         /// Interface index of the host-side veth.
         pub ifindex: u32 = 0,
+        /// Number of the slot, below [`HAIRPIN_SLOTS`].
+        pub number: u32 = 4,
+    }
+
+    /// Value of map `HAIRPINS`: a packet that comes back to the pod that sent it, in its node's name.
+    pub struct Hairpin [16] {
+        /// Nanoseconds of `CLOCK_MONOTONIC` until which it may be on its way.
+        pub expires: u64 = 0,
         /// TCP: the sequence number. Others: a digest of the payload and its length.
-        pub digest: u32 = 4,
+        pub digest: u32 = 8,
         /// The backend's port, host byte order.
-        pub port: u16 = 8,
+        pub port: u16 = 12,
         /// `IPPROTO_*`, [`crate::conntrack::IPV6`] more for IPv6.
-        pub protocol: u16 = 10,
+        pub protocol: u16 = 14,
     }
 
     /// Byte offsets of fields of the kernel's own structs, of `struct sk_buff` unless it says otherwise: a global of the programs,
@@ -150,11 +149,11 @@ pub const NOTHING_NOTED: u16 = u16::MAX;
 /// Most frontends, per family.
 pub const MAX_FRONTENDS: usize = 1 << 18;
 
-/// Most flows whose backend is remembered, per family: as many as there are established flows.
-pub const MAX_BACKENDS: usize = crate::conntrack::MAX_FLOWS;
+/// Slots for packets on their way back to the pod that sent them, of one veth; a power of two.
+pub const HAIRPIN_SLOTS: u32 = 1 << 6;
 
-/// Most packets on their way back to who sent them.
-pub const MAX_HAIRPINS: usize = 1 << 12;
+/// Most of these of all veths: 1,024 veths with every slot in use.
+pub const MAX_HAIRPINS: usize = 1 << 16;
 
 /// Nanoseconds that a packet may be on its way back to who sent it.
 pub const HAIRPIN_LIFETIME: u64 = crate::conntrack::SECOND;

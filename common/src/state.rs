@@ -2,7 +2,7 @@
 
 map_types! {
     /// The one value of map `STATE`.
-    pub struct State [24] {
+    pub struct State [32] {
         /// Policy generation. Goes up after verdicts changed, so that flows allowed under an earlier one are judged again.
         pub generation: u32 = 0,
         /// Epoch of the peer tables in use (see [`crate::peer`]); the next agent takes the next one.
@@ -15,5 +15,8 @@ map_types! {
         /// the same is what stood in the map, and goes on being that until it moves. Odd for good, programs look twice and remember nothing (an
         /// agent was killed in between).
         pub changes: u64 = 16,
+        /// What programs hash flows and datagrams with, so that nobody outside knows which of them share a row or slot: a random number.
+        /// Written once, since rows outlive the agent; zero: not yet.
+        pub seed: u64 = 24,
     }
 }

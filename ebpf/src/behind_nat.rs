@@ -11,22 +11,24 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use postern_common::conntrack::Flow;
 use postern_common::direction::BEHIND_NAT;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED, TAGGED};
 use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
 use postern_common::service::{
-    Backend, Crossing, HAIRPIN_LIFETIME, Hairpin, JUDGED, KEPT, NOTHING_NOTED, SEEN, UNTAGGED, content_at,
+    Crossing, HAIRPIN_LIFETIME, Hairpin, JUDGED, KEPT, NOTHING_NOTED, SEEN, UNTAGGED, content_at,
 };
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 
 use crate::family::Address;
+use crate::half_open::{self, Destination};
 use crate::maps::{self, ENDPOINTS, STATE};
-use crate::service::{digest, has_ports};
+use crate::service::{digest, hairpin_slot, has_ports};
 use crate::skb::Skb;
 use crate::verdict::of_classes;
-use crate::{config, conntrack, count, half_open, steady};
+use crate::{config, conntrack, count, steady};
 
 /// `NF_DROP` (`linux/netfilter.h`)
 const DROP: u32 = 0;
@@ -211,31 +213,50 @@ fn of_noted<A: Address>(
     if believed && target.address.is_pods(sender.ifindex) {
         open_hairpin(skb, sender, crossing, target);
     }
-    let flow = flow_key::<A>(crossing);
-    let backend = Backend { address: target.address.widen(), port: target.port, reserved: [0; 3] };
-    let remembered = A::backend(&flow);
-    if crossing.flags & KEPT != 0 && remembered == Some(backend) {
+    let key = flow_key::<A>(crossing);
+    let mut goes = destination::<A>(crossing, target);
+    let flow = steady::read_twice(|| A::flow(&key).map(<*mut Flow>::cast_const));
+    let flow = flow.filter(|flow| flow.expires > config::now());
+    let is_remembered = match &flow {
+        Some(flow) => flow.backend == goes.address && flow.backend_port == goes.port,
+        None => half_open::goes_to(&goes),
+    };
+    if crossing.flags & KEPT != 0 && is_remembered {
         return Reason::Established;
     }
-    if believed && reason.drops() {
-        forget::<A>(&flow);
-    } else if believed && remembered != Some(backend) {
-        // For when policy changes.
-        A::set_backend(&flow, &backend);
+    if !believed || is_remembered && !reason.drops() {
+        return reason;
+    }
+    let mut age = 0;
+    if reason.drops() {
+        // Answers of whoever was there before are asked about.
+        (goes.address, goes.port) = ([0; 2], 0);
+        age = 1;
+    }
+    // For when policy changes.
+    match flow {
+        Some(flow) => {
+            let generation = flow.generation.wrapping_sub(age);
+            let (backend, backend_port) = (goes.address, goes.port);
+            A::update(&key, &Flow { backend, backend_port, generation, ..flow });
+        }
+        None => half_open::set_backend(&goes),
     }
     reason
 }
 
-/// Forgets where a flow's packets went, since they go by now where they may not: answers of whoever was there before are asked about.
+/// Where a packet that was noted goes, with its flow.
 #[inline(always)]
-fn forget<A: Address>(key: &A::FlowKey) {
-    A::forget_backend(key);
-    if let Some(flow) = A::flow(key) {
-        // SAFETY: until this program ends, the memory stays an element of the map; at worst another flow is judged once more.
-        unsafe {
-            let generation = &raw mut (*flow).generation;
-            generation.write_volatile(generation.read_volatile().wrapping_sub(1));
-        }
+fn destination<A: Address>(crossing: &Crossing, target: &Target<A>) -> Destination {
+    let pod = (A::narrow(crossing.pod), crossing.pod_port);
+    let peer = (A::narrow(crossing.peer), crossing.peer_port);
+    let (identity, hash) = half_open::identity(pod, peer, crossing.protocol as u8);
+    Destination {
+        ifindex: crossing.ifindex,
+        port: target.port,
+        address: target.address.widen(),
+        identity,
+        hash,
     }
 }
 
@@ -302,9 +323,10 @@ fn open_hairpin<A: Address>(skb: Skb, sender: &Sender, crossing: &Crossing, targ
     // SAFETY: the helper takes nothing and only reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
     let (ifindex, port) = (sender.ifindex, target.port);
-    let key = Hairpin { ifindex, digest, port, protocol: crossing.protocol as u16 };
+    let expires = now + HAIRPIN_LIFETIME;
+    let noted = Hairpin { expires, digest, port, protocol: crossing.protocol as u16 };
     // Where there is no room, the packet is judged as its node's.
-    let _ = maps::HAIRPINS.insert(&key, &(now + HAIRPIN_LIFETIME), u64::from(BPF_ANY));
+    let _ = maps::HAIRPINS.insert(hairpin_slot(ifindex, &noted), &noted, u64::from(BPF_ANY));
 }
 
 #[inline(always)]

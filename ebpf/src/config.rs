@@ -22,6 +22,10 @@ static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
 #[unsafe(no_mangle)]
 static POSTERN_ROWS: Global<u32> = Global::new(HALF_OPEN_ROWS);
 
+/// What flows and datagrams are hashed with (see [`postern_common::state::State::seed`]).
+#[unsafe(no_mangle)]
+static POSTERN_SEED: Global<u64> = Global::new(0);
+
 /// Nanoseconds from one tick of the kernel to the next (`TICK_NSEC`, `include/linux/jiffies.h`).
 #[unsafe(no_mangle)]
 static POSTERN_TICK: Global<u64> = Global::new(4_000_000);
@@ -69,8 +73,20 @@ pub fn skb() -> SkbLayout {
 /// Nanoseconds by the kernel's ticks: all that flows need, and the kernel inlines it, where any other clock takes calls.
 #[inline(always)]
 pub fn now() -> u64 {
+    ticks().wrapping_mul(POSTERN_TICK.load())
+}
+
+/// The kernel's ticks.
+#[inline(always)]
+pub fn ticks() -> u64 {
     // SAFETY: the helper takes nothing and only reads a counter.
-    unsafe { bpf_jiffies64() }.wrapping_mul(POSTERN_TICK.load())
+    unsafe { bpf_jiffies64() }
+}
+
+/// What flows and datagrams are hashed with.
+#[inline(always)]
+pub fn seed() -> u64 {
+    POSTERN_SEED.load()
 }
 
 /// Rows of half-open flows that each veth has.

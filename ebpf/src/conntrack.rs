@@ -7,9 +7,10 @@ use postern_common::reason::Reason;
 
 use crate::config;
 use crate::family::Address;
-use crate::parse::Transport;
+use crate::parse::{Packet, Transport};
 use crate::scene::Scene;
 use crate::service;
+use crate::steady;
 use crate::verdict;
 
 /// Both bits of [`Flow::progress`].
@@ -21,16 +22,77 @@ pub fn is_current(flow: &Flow, generation: u32, now: u64) -> bool {
     flow.expires > now && flow.flags & DENIED == 0 && (flow.generation == generation || !config::recheck())
 }
 
-/// Notes a packet of an established flow.
+/// How much longer than its lifetime a flow may live, so that it is not written with each packet: a 64th.
+#[inline(always)]
+const fn slack(lifetime: u64) -> u64 {
+    lifetime >> 6
+}
+
+/// Whether a packet of an established flow is to be noted: it ends the flow, or what stands there is too old.
+#[inline(always)]
+pub fn is_due(flow: &Flow, protocol: u8, transport: Transport, now: u64) -> bool {
+    let lifetime = config::lifetime(protocol, flow.state);
+    // Either too early, or far too late: lifetimes may have been changed.
+    let is_old = flow.expires.wrapping_sub(now + lifetime) > 2 * slack(lifetime);
+    is_old || transport.finishes || transport.resets
+}
+
+/// Changes an established flow as a packet of it does.
 #[inline(always)]
 pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transport, now: u64) {
     if transport.finishes || transport.resets {
         end(flow, direction, transport);
     }
-    let expires = now + config::lifetime(protocol, flow.state);
-    // Once a tick is enough. The packets of a flow may come by several CPUs, which would take the line from each other.
-    if flow.expires != expires {
-        flow.expires = expires;
+    let lifetime = config::lifetime(protocol, flow.state);
+    flow.expires = now + lifetime + slack(lifetime);
+}
+
+/// Reads the scene's flow, if it is established, into the scene. It counts only if a second look-up finds the same: then it was this
+/// flow for as long as it was being read.
+#[inline(never)]
+pub fn read<A: Address>(scene: &mut Scene<A>) -> bool {
+    let mut tries = 0;
+    while tries < TRIES {
+        let Some(found) = A::flow(&scene.key) else { return false };
+        // SAFETY: until this program ends, the memory stays a flow, if not this one. Volatile: others may be writing.
+        scene.flow = unsafe { found.read_volatile() };
+        steady::fence();
+        if A::flow(&scene.key) == Some(found) {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// How often to look again, as in [`crate::steady`].
+const TRIES: u32 = 2;
+
+/// Notes a packet of the scene's flow, which is established. A function of its own: hardly any packet needs it.
+#[inline(never)]
+pub fn note<A: Address>(scene: &mut Scene<A>, direction: u8) {
+    if !read(scene) {
+        return;
+    }
+    let Packet { transport, protocol, .. } = scene.packet;
+    let mut flow = scene.flow;
+    refresh(&mut flow, direction, protocol, transport, scene.now);
+    write(scene, flow);
+}
+
+/// Writes what became of the flow that was read, if it is worth it. Of two CPUs that do this at one time, one is lost; they say nearly
+/// the same.
+#[inline(always)]
+fn write<A: Address>(scene: &mut Scene<A>, flow: Flow) {
+    let before = &scene.flow;
+    let is_worth_it = flow.expires.abs_diff(before.expires) > slack(flow.expires.saturating_sub(scene.now))
+        || flow.generation != before.generation
+        || flow.state != before.state
+        || flow.progress != before.progress
+        || flow.flags != before.flags;
+    scene.flow = flow;
+    if is_worth_it {
+        A::update(&scene.key, &scene.flow);
     }
 }
 
@@ -93,8 +155,16 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut
     false
 }
 
-/// The same of an established flow. A function of its own, for the stack of whoever looks for half-open flows as well.
+/// The same of the established flow that was read; with `note`, the packet is noted as one of it. A function of its own, for the
+/// stack of whoever looks for half-open flows as well.
 #[inline(never)]
-pub fn judge_established_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
-    judge_again(ctx, scene, flow)
+pub fn judge_established_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> bool {
+    let mut flow = scene.flow;
+    let allowed = judge_again(ctx, scene, &mut flow);
+    if allowed && note {
+        let Packet { transport, protocol, .. } = scene.packet;
+        refresh(&mut flow, scene.direction, protocol, transport, scene.now);
+    }
+    write(scene, flow);
+    allowed
 }

@@ -1,16 +1,16 @@
 //! What differs between IPv4 and IPv6: the width of an address, and the maps it is looked up in.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Flow4, Flow6, IPV6, wide};
+use postern_common::conntrack::{DirectoryRow, Flow, Flow4, Flow6, IPV6, Row, RowKey, wide};
 use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
-use postern_common::service::{Backend, Frontend, FrontendKey4, FrontendKey6};
+use postern_common::service::{Frontend, FrontendKey4, FrontendKey6};
 
 use crate::frame::Unreadable;
 use crate::maps::{
-    BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, PEERS4, PEERS6, POD_ADDRESSES4,
+    DIRECTORY4, DIRECTORY6, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, PEERS4, PEERS6, POD_ADDRESSES4,
     POD_ADDRESSES6, PREFIXES4, PREFIXES6, SCENES4, SCENES6,
 };
 use crate::parse::{self, Packet};
@@ -48,11 +48,21 @@ pub trait Address: Copy + Default + PartialEq {
     /// The established flow's entry.
     fn flow(key: &Self::FlowKey) -> Option<*mut Flow>;
 
-    /// Remembers an established flow; where the map is full, the least recently used one goes.
+    /// Remembers an established flow, which [`crate::directory`] has a place for.
     fn remember(key: &Self::FlowKey, flow: &Flow) -> Result<(), i32>;
+
+    /// Writes what became of an established flow, if it is there: by its key, since the memory that a look-up found may be another
+    /// flow's by now.
+    fn update(key: &Self::FlowKey, flow: &Flow);
 
     /// Forgets an established flow.
     fn forget(key: &Self::FlowKey);
+
+    /// A row of a veth's directory of established flows.
+    fn directory_row(key: &RowKey) -> Option<*mut DirectoryRow<Self::FlowKey>>;
+
+    /// Makes such a row, where there is none: of the first bytes of an empty row of half-open flows.
+    fn make_directory_row(key: &RowKey, empty: &Row);
 
     /// The peer that an address is, by its own entry.
     fn listed_peer(self, epoch: u32) -> Option<Peer>;
@@ -62,15 +72,6 @@ pub trait Address: Copy + Default + PartialEq {
 
     /// What is known of a port of this address, where a Service's backends are behind it.
     fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend>;
-
-    /// Where a flow's packets went when last seen.
-    fn backend(flow: &Self::FlowKey) -> Option<Backend>;
-
-    /// Notes where a flow's packets go.
-    fn set_backend(flow: &Self::FlowKey, backend: &Backend);
-
-    /// Forgets it.
-    fn forget_backend(flow: &Self::FlowKey);
 
     /// Whether the address is one of the pod's own.
     fn is_pods(self, ifindex: u32) -> bool;
@@ -110,7 +111,7 @@ pub trait Address: Copy + Default + PartialEq {
 }
 
 macro_rules! address_family {
-    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $backends:ident, { $($own_items:tt)* }) => {
+    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $directory:ident, { $($own_items:tt)* }) => {
         impl Address for $address {
             type Bytes = [u8; $bytes];
             type FlowKey = $flow;
@@ -138,6 +139,25 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
+            fn update(key: &$flow, flow: &Flow) {
+                // One that was removed meanwhile stays so; without memory, what stands there is nearly the same.
+                let _ = $flows.insert(key, flow, u64::from(BPF_EXIST));
+            }
+
+            #[inline(always)]
+            fn directory_row(key: &RowKey) -> Option<*mut DirectoryRow<$flow>> {
+                $directory.get_ptr_mut(key)
+            }
+
+            #[inline(always)]
+            fn make_directory_row(key: &RowKey, empty: &Row) {
+                // SAFETY: both begin with a lock and the interface index; all else is zeroes, and the other one is longer.
+                let empty = unsafe { &*(&raw const *empty).cast::<DirectoryRow<$flow>>() };
+                // Another CPU may have been faster; where there is no room, the look-up that follows finds nothing.
+                let _ = $directory.insert(key, empty, u64::from(BPF_NOEXIST));
+            }
+
+            #[inline(always)]
             fn forget(key: &$flow) {
                 // Another CPU may have been faster: gone is gone.
                 let _ = $flows.remove(key);
@@ -159,23 +179,6 @@ macro_rules! address_family {
             fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend> {
                 let key = $frontend { epoch, address: self.bytes(), port, protocol: u16::from(protocol) };
                 steady::read(|| $frontends.get_ptr(&key))
-            }
-
-            #[inline(always)]
-            fn backend(flow: &$flow) -> Option<Backend> {
-                steady::read_twice(|| $backends.get_ptr(flow))
-            }
-
-            #[inline(always)]
-            fn set_backend(flow: &$flow, backend: &Backend) {
-                // Without memory for it, the flow is judged behind the choice alone.
-                let _ = $backends.insert(flow, backend, u64::from(BPF_ANY));
-            }
-
-            #[inline(always)]
-            fn forget_backend(flow: &$flow) {
-                // None is as good.
-                let _ = $backends.remove(flow);
             }
 
             #[inline(always)]
@@ -219,7 +222,7 @@ address_family!(
     SCENES4,
     FrontendKey4,
     FRONTENDS4,
-    BACKENDS4,
+    DIRECTORY4,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 4] {
@@ -290,7 +293,7 @@ address_family!(
     SCENES6,
     FrontendKey6,
     FRONTENDS6,
-    BACKENDS6,
+    DIRECTORY6,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 16] {

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Row, SERVICE};
+use postern_common::conntrack::{Flow, Row, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
@@ -16,10 +16,10 @@ use crate::fragment::Relation;
 use crate::frame::Unreadable;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
 use crate::pick_up::{PickedUp, pick_up};
-use crate::scene::{Scene, ifindex, readable};
+use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{conntrack, fragment, guard, half_open, recall, steady};
+use crate::{conntrack, directory, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -58,13 +58,15 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
             scene.absent = 1;
             return second_thought::<DIRECTION, A>(ctx, scene);
         };
-        // SAFETY: the element stays valid until this program ends; other CPUs may write it at the same time, which at
-        // worst loses one of two updates that say nearly the same.
-        let flow: &mut Flow = unsafe { &mut *flow };
+        // SAFETY: the element stays valid until this program ends. What is written is written elsewhere.
+        let flow: &Flow = unsafe { &*flow };
         let is_against = transport.starts && flow.initiator != DIRECTION;
         if conntrack::is_current(flow, scene.generation, scene.now) && !is_against {
-            conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
-            if service::crosses(flow, DIRECTION) {
+            let crosses = service::crosses(flow, DIRECTION);
+            if conntrack::is_due(flow, protocol, transport, scene.now) {
+                conntrack::note(scene, DIRECTION);
+            }
+            if crosses {
                 service::cross(ctx, scene, service::of_known());
             }
             return Reason::Established;
@@ -113,6 +115,9 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     } else {
         reason_of_flow::<DIRECTION, A>(ctx, scene)
     };
+    if scene.step != step::NOTHING {
+        finish(scene, DIRECTION);
+    }
     if DIRECTION == EGRESS
         && !reason.drops()
         && has_ports(scene.packet.protocol)
@@ -175,43 +180,44 @@ enum Known {
     Denied,
 }
 
-/// Looks for a flow that was noted before (7): established ones, of whatever generation, then half-open ones that began
-/// in the other direction. With `note`, the packet is noted as one of the flow.
+/// Looks for an established flow, of whatever generation.
 #[inline(always)]
-fn known_flow<const DIRECTION: u8, A: Address>(
+fn known_established<const DIRECTION: u8, A: Address>(
+    ctx: &TcContext,
+    scene: &mut Scene<A>,
+    note: bool,
+) -> Known {
+    if scene.absent != 0 || !conntrack::read(scene) {
+        scene.absent = 1;
+        return Known::Nothing;
+    }
+    if scene.flow.expires <= scene.now || scene.packet.transport.starts && scene.flow.initiator != DIRECTION {
+        return Known::Nothing;
+    }
+    if !conntrack::judge_established_again(ctx, scene, note) {
+        return Known::Denied;
+    }
+    scene.service = scene.flow.flags & SERVICE != 0;
+    Known::Allowed
+}
+
+/// Looks for half-open flows (7): those that began in the other direction, and then in this one. The packet is noted as one of the flow.
+#[inline(always)]
+fn known_half_open_either<const DIRECTION: u8, A: Address>(
     ctx: &TcContext,
     scene: &mut Scene<A>,
     row: NonNull<Row>,
-    note: bool,
 ) -> Known {
-    let Packet { transport, protocol, .. } = scene.packet;
-    let noted = if scene.absent == 0 { A::flow(&scene.key) } else { None };
-    if noted.is_none() {
-        scene.absent = 1;
-    }
-    if let Some(flow) = noted {
-        // SAFETY: as in `reason_of_packet`.
-        let flow: &mut Flow = unsafe { &mut *flow };
-        if flow.expires > scene.now && !(transport.starts && flow.initiator != DIRECTION) {
-            if conntrack::judge_established_again(ctx, scene, flow) {
-                scene.service = flow.flags & SERVICE != 0;
-                if note {
-                    conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
-                }
-                return Known::Allowed;
-            }
-            return Known::Denied;
-        }
-    }
+    let transport = scene.packet.transport;
     if transport.starts {
         return Known::Nothing;
     }
-    let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), note));
+    let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), true));
     // Packets of the first direction that may be the first are judged as such, until the flow is established.
     if answers == Known::Allowed || !transport.goes_on {
         return answers;
     }
-    match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, note)) {
+    match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, true)) {
         Known::Nothing => answers,
         goes_on => goes_on,
     }
@@ -234,29 +240,45 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     scene.flow = flow;
     scene.service = flow.flags & SERVICE != 0;
     if allowed && note {
-        step(scene, row, DIRECTION);
+        step(scene, DIRECTION);
     } else if !allowed || flow.generation != generation || flow.flags != flags {
         half_open::update(scene, row);
     }
     if allowed { Known::Allowed } else { Known::Denied }
 }
 
-/// Notes a packet of the half-open flow that was found, which may be established by it.
+/// Notes a packet of the half-open flow that was found, which may be established by it: see [`finish`].
+#[inline(always)]
+fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
+    let is_established = half_open::is_established_by(&scene.flow, direction, scene.packet.protocol);
+    scene.step = if is_established { step::ESTABLISHES } else { step::HALF_OPEN };
+}
+
+/// Writes what the packet does to its flow: once, wherever it was judged, for the verifier's sake.
 #[inline(never)]
-fn step<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) {
+fn finish<A: Address>(scene: &mut Scene<A>, direction: u8) {
     let Packet { transport, protocol, .. } = scene.packet;
-    let mut flow = scene.flow;
-    let is_established = half_open::advance(&mut flow, direction, protocol, scene.now);
-    if is_established {
-        conntrack::refresh(&mut flow, direction, protocol, transport, scene.now);
+    if scene.step != step::HALF_OPEN {
+        let half_open = scene.flow;
+        scene.flow.state = state::ESTABLISHED;
+        scene.flow.progress = 0;
+        conntrack::refresh(&mut scene.flow, direction, protocol, transport, scene.now);
+        let is_established = directory::establish(scene);
+        if scene.step == step::PICKED_UP {
+            // Where there is no room, the next packet asks again.
+            return;
+        }
+        scene.flow = half_open;
+        if is_established {
+            scene.flow.expires = 0;
+        }
+        // Else it stays what it was.
     }
-    scene.flow = flow;
-    // Where there is no room among the established, it stays half-open.
-    if is_established && A::remember(&scene.key, &flow).is_ok() {
-        half_open::forget(scene, row);
-    } else {
-        half_open::update(scene, row);
+    let Some(row) = half_open::row(scene) else { return };
+    if scene.flow.expires != 0 {
+        half_open::advance(&mut scene.flow, direction, protocol, scene.now);
     }
+    half_open::update(scene, row);
 }
 
 const fn other_way(direction: u8) -> u8 {
@@ -272,22 +294,37 @@ fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut
         scene.take_sides::<DIRECTION>();
         scene.name_flow::<DIRECTION>();
         half_open::identify(scene);
-        if let Some(row) = half_open::row(scene) {
-            let known = known_flow::<DIRECTION, A>(ctx, scene, row, false);
-            // An error that goes the way of a half-open flow's first direction is about an answer. Where there is an established
-            // flow, it decides alone.
-            let is_established = known == Known::Denied && scene.absent == 0;
-            if known == Known::Allowed
-                || !is_established
-                    && known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, false)) == Known::Allowed
-            {
-                return Reason::Related;
-            }
+        let known = known_established::<DIRECTION, A>(ctx, scene, false);
+        let allowed = match known {
+            // Where there is an established flow, it decides alone.
+            Known::Allowed => true,
+            Known::Denied => false,
+            Known::Nothing => is_about_half_open::<DIRECTION, A>(ctx, scene),
+        };
+        if allowed {
+            return Reason::Related;
         }
     }
     let (direction, protocol, port) = (DIRECTION, IPPROTO_ICMP, 0);
     scene.question = Question { direction, peer, protocol, port, resolved: false };
     verdict::judge(ctx, scene)
+}
+
+/// Whether an ICMP error, whose flow the scene has, is about a half-open one that is allowed.
+#[inline(always)]
+fn is_about_half_open<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+    let Some(row) = half_open::row(scene) else { return false };
+    // One that goes the way of a half-open flow's first direction is about an answer.
+    let mut initiator = if scene.packet.transport.starts { DIRECTION } else { other_way(DIRECTION) };
+    loop {
+        if known_half_open::<DIRECTION, A>(ctx, scene, row, (initiator, false)) == Known::Allowed {
+            return true;
+        }
+        if initiator == DIRECTION {
+            return false;
+        }
+        initiator = DIRECTION;
+    }
 }
 
 /// A SYN begins its flow anew, whatever was known of its addresses and ports (9, 10).
@@ -320,13 +357,19 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return scene.judge(ctx, DIRECTION);
     }
     half_open::identify(scene);
+    let mut known = known_established::<DIRECTION, A>(ctx, scene, true);
+    if known == Known::Allowed {
+        return Reason::Established;
+    }
     let Some(row) = half_open::row(scene) else {
         let reason = scene.judge(ctx, DIRECTION);
         return if reason.drops() { reason } else { Reason::FlowTableFull };
     };
-    let mut known = known_flow::<DIRECTION, A>(ctx, scene, row, true);
-    if known == Known::Allowed {
-        return Reason::Established;
+    if known == Known::Nothing {
+        known = known_half_open_either::<DIRECTION, A>(ctx, scene, row);
+        if known == Known::Allowed {
+            return Reason::Established;
+        }
     }
     let mut reason = scene.judge(ctx, DIRECTION);
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
@@ -372,7 +415,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         // Once more before it is established; it was judged just now.
         scene.flow.generation = scene.generation;
         scene.flow.flags = scene.flow_flags();
-        step(scene, row, DIRECTION);
+        step(scene, DIRECTION);
         return reason;
     }
     if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }

@@ -7,7 +7,7 @@ use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slo
 use crate::family::Address;
 use crate::maps::FRAGMENTS;
 use crate::scene::Scene;
-use crate::{slot, steady};
+use crate::{config, slot, steady};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which the agent goes by as well.
 #[inline(always)]
@@ -33,7 +33,8 @@ fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
 #[inline(always)]
 fn slot_of<A: Address>(direction: u8, scene: &Scene<A>) -> Slot {
     let packet = &scene.packet;
-    let hash = slot::mix(u64::from(packet.datagram.identification), u64::from(packet.datagram.protocol));
+    let word = u64::from(packet.datagram.identification) << 32 | u64::from(packet.datagram.protocol);
+    let hash = slot::mix(config::seed(), word);
     slot::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
 }
 

@@ -1,16 +1,22 @@
 //! Half-open flows: those that have not shown yet that both sides want them.
 //!
-//! A flow has a row of its veth, with room for a few of each direction. Where all of it is taken, the flow that expires first goes:
-//! under a flood through one pod, that pod's half-open flows live as long as its rows last, and nobody else's are
-//! touched.
+//! A 12-way set-associative table, one for each veth and direction. A flow has a row of its veth, which the agent has set aside. Where
+//! all of that is taken, it goes to its *overflow row*, which is made when first needed: each row has some of its own, so that it can
+//! say until when there may be anything in them, and nobody looks there without need. Where all of an overflow row is taken as well,
+//! the flow that expires first goes: under a flood through one pod, that pod's half-open flows live as long as its rows last, and
+//! nobody else's are touched.
 //!
 //! Rows are written in place, under their locks. Whoever looks for a flow takes the lock only where it seems to be there.
 
 use core::ptr::{NonNull, read_volatile};
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Flow, HALF_OPEN_WAYS, Identity, Row, RowKey, STREAM, state};
+use postern_common::conntrack::{
+    Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, Identity, OVERFLOW_ROWS, Row, RowKey, STREAM, state,
+};
+use postern_common::direction::{EGRESS, INGRESS};
 
 use crate::config;
 use crate::family::Address;
@@ -30,23 +36,38 @@ pub fn identity<A: Address>(pod: (A, u16), peer: (A, u16), protocol: u8) -> (Ide
     let protocol = A::FAMILY | u32::from(protocol);
     let identity =
         Identity { pod: pod.0.widen(), peer: peer.0.widen(), pod_port: pod.1, peer_port: peer.1, protocol };
-    let ports = u64::from(pod.1) << 16 | u64::from(peer.1);
-    let hash = slot::mix(ports, u64::from(protocol));
+    let ports = u64::from(pod.1) << 48 | u64::from(peer.1) << 32;
+    let hash = slot::mix(config::seed(), ports | u64::from(protocol));
     (identity, pod.0.mix(peer.0.mix(hash)))
 }
 
 /// Whether a veth has, or had, a half-open flow, whichever side started it: for whoever only asks. One that another replaces at this
 /// moment may be missed.
 #[inline(always)]
-pub fn knows(ifindex: u32, identity: &Identity, hash: u64) -> bool {
-    let number = hash as u32 & (config::rows() - 1);
-    let Some(row) = HALF_OPEN.get_ptr(RowKey { ifindex, number }) else {
+pub fn knows(ifindex: u32, hash: u64) -> bool {
+    let Some(row) = HALF_OPEN.get_ptr(base(ifindex, hash)).and_then(|row| NonNull::new(row.cast_mut()))
+    else {
         return false;
     };
+    if holds(row, hash) {
+        return true;
+    }
+    let now = config::now();
+    if overflows_until(row, INGRESS) <= now && overflows_until(row, EGRESS) <= now {
+        return false;
+    }
+    let row = HALF_OPEN.get_ptr(overflow(ifindex, hash)).and_then(|row| NonNull::new(row.cast_mut()));
+    row.is_some_and(|row| holds(row, hash))
+}
+
+/// Whether a row has, or had, a flow of this hash.
+#[inline(never)]
+fn holds(row: NonNull<Row>, hash: u64) -> bool {
+    let row = row.as_ptr();
     let mut at = 0;
     while at < HALF_OPEN_WAYS * 2 {
         // SAFETY: until this program ends, the memory stays a row.
-        if unsafe { expires(row, at) != 0 && is_flow(identity, row, at) } {
+        if unsafe { expires(row, at) != 0 && is_tagged(hash, row, at) } {
             return true;
         }
         at += 1;
@@ -55,38 +76,236 @@ pub fn knows(ifindex: u32, identity: &Identity, hash: u64) -> bool {
 }
 
 /// Whether a veth has a half-open flow that is allowed, whichever side started it: for whoever only asks, as above.
-#[inline(never)]
+#[inline(always)]
 pub fn allows(ifindex: u32, identity: &Identity, hash: u64, generation: u32) -> bool {
-    let number = hash as u32 & (config::rows() - 1);
-    let Some(row) = HALF_OPEN.get_ptr(RowKey { ifindex, number }) else {
+    let Some(row) = HALF_OPEN.get_ptr_mut(base(ifindex, hash)).and_then(NonNull::new) else {
         return false;
     };
+    if allows_in(row, identity, hash, generation) {
+        return true;
+    }
+    let now = config::now();
+    if overflows_until(row, INGRESS) <= now && overflows_until(row, EGRESS) <= now {
+        return false;
+    }
+    let row = HALF_OPEN.get_ptr_mut(overflow(ifindex, hash)).and_then(NonNull::new);
+    row.is_some_and(|row| allows_in(row, identity, hash, generation))
+}
+
+/// The same in one row.
+#[inline(never)]
+fn allows_in(row: NonNull<Row>, identity: &Identity, hash: u64, generation: u32) -> bool {
+    let row = row.as_ptr();
     let now = config::now();
     let mut at = 0;
     while at < HALF_OPEN_WAYS * 2 {
         // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing.
-        let is_current = unsafe {
-            is_flow(identity, row, at)
-                && conntrack::is_current(&read_volatile(&raw const (*row).flows[at]), generation, now)
-        };
-        if is_current {
-            return true;
+        unsafe {
+            if is_tagged(hash, row, at) && is_flow(identity, row, at) {
+                let flow = read_volatile(&raw const (*row).flows[at]);
+                if conntrack::is_current(&flow, generation, now) {
+                    return true;
+                }
+            }
         }
         at += 1;
     }
     false
 }
 
+/// Where a half-open flow's packets go, and whose they are.
+pub struct Destination {
+    /// Interface index of the host-side veth.
+    pub ifindex: u32,
+    /// The backend's port. Zero: no backend is to be known any more.
+    pub port: u16,
+    /// The backend's address.
+    pub address: [u64; 2],
+    /// The flow.
+    pub identity: Identity,
+    /// Hash of that.
+    pub hash: u64,
+}
+
+/// Whether a half-open flow that a pod started is known to go there.
+#[inline(always)]
+pub fn goes_to(flow: &Destination) -> bool {
+    let Some(row) = HALF_OPEN.get_ptr_mut(base(flow.ifindex, flow.hash)).and_then(NonNull::new) else {
+        return false;
+    };
+    if goes_to_in(row, flow) {
+        return true;
+    }
+    if overflows_until(row, EGRESS) <= config::now() {
+        return false;
+    }
+    let row = HALF_OPEN.get_ptr_mut(overflow(flow.ifindex, flow.hash)).and_then(NonNull::new);
+    row.is_some_and(|row| goes_to_in(row, flow))
+}
+
+/// The same in one row.
+#[inline(never)]
+fn goes_to_in(row: NonNull<Row>, flow: &Destination) -> bool {
+    let row = row.as_ptr();
+    let mut way = 0;
+    while way < HALF_OPEN_WAYS {
+        let at = place(EGRESS, way);
+        // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing.
+        unsafe {
+            let noted = &raw const (*row).flows[at];
+            let [first, second] = read_volatile(&raw const (*noted).backend);
+            let port = read_volatile(&raw const (*noted).backend_port);
+            // One branch in all, as below.
+            let difference = (first ^ flow.address[0])
+                | (second ^ flow.address[1])
+                | u64::from(port ^ flow.port)
+                | u64::from(read_volatile(&raw const (*noted).tag) ^ tag(flow.hash));
+            if difference == 0 {
+                return true;
+            }
+        }
+        way += 1;
+    }
+    false
+}
+
+/// Notes where a half-open flow's packets go that a pod started; or that this is not known any more, so that it is judged again.
+#[inline(always)]
+pub fn set_backend(flow: &Destination) {
+    let Some(row) = HALF_OPEN.get_ptr_mut(base(flow.ifindex, flow.hash)).and_then(NonNull::new) else {
+        return;
+    };
+    if set_backend_in(row, flow) || overflows_until(row, EGRESS) <= config::now() {
+        return;
+    }
+    if let Some(row) = HALF_OPEN.get_ptr_mut(overflow(flow.ifindex, flow.hash)).and_then(NonNull::new) {
+        set_backend_in(row, flow);
+    }
+}
+
+/// The same, if it is in this row. Says so.
+#[inline(never)]
+fn set_backend_in(row: NonNull<Row>, flow: &Destination) -> bool {
+    let row = row.as_ptr();
+    let mut way = 0;
+    while way < HALF_OPEN_WAYS {
+        let at = place(EGRESS, way);
+        // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+        unsafe {
+            if expires(row, at) != 0 && is_tagged(flow.hash, row, at) {
+                let noted = &raw mut (*row).flows[at];
+                bpf_spin_lock((&raw mut (*row).lock).cast());
+                if read_volatile(&raw const (*row).ifindex) == flow.ifindex
+                    && is_flow(&flow.identity, row, at)
+                {
+                    (&raw mut (*noted).backend[0]).write_volatile(flow.address[0]);
+                    (&raw mut (*noted).backend[1]).write_volatile(flow.address[1]);
+                    (&raw mut (*noted).backend_port).write_volatile(flow.port);
+                    if flow.port == 0 {
+                        let generation = &raw mut (*noted).generation;
+                        generation.write_volatile(generation.read_volatile().wrapping_sub(1));
+                    }
+                }
+                bpf_spin_unlock((&raw mut (*row).lock).cast());
+                return true;
+            }
+        }
+        way += 1;
+    }
+    false
+}
+
+/// Key of a flow's row.
+#[inline(always)]
+fn base(ifindex: u32, hash: u64) -> RowKey {
+    RowKey { ifindex, number: hash as u32 & (config::rows() - 1) }
+}
+
+/// Key of its overflow row: of one more for each bit of the hash that goes into it, those of the row among them.
+#[inline(always)]
+fn overflow(ifindex: u32, hash: u64) -> RowKey {
+    RowKey { ifindex, number: HALF_OPEN_ROWS + (hash as u32 & (OVERFLOW_ROWS - 1)) }
+}
+
+/// Until when overflow rows may hold flows of a row.
+#[inline(always)]
+fn overflows_until(row: NonNull<Row>, direction: u8) -> u64 {
+    // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing. Both: or else the compiler counts
+    // with the direction in a way that the verifier does not follow.
+    let [ingress, egress] = unsafe { read_volatile(&raw const (*row.as_ptr()).overflow) };
+    if direction == EGRESS { egress } else { ingress }
+}
+
+/// Has a row say that its overflow rows may hold flows.
+#[inline(never)]
+fn overflow_until<A: Address>(scene: &Scene<A>, row: NonNull<Row>, direction: u8) {
+    let until = scene.flow.expires;
+    if overflows_until(row, direction) >= until {
+        return;
+    }
+    let row = row.as_ptr();
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+    unsafe {
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        if is_in(scene, row) {
+            let [ingress, egress] = read_volatile(&raw const (*row).overflow);
+            let later = if direction == EGRESS {
+                [ingress, if egress < until { until } else { egress }]
+            } else {
+                [if ingress < until { until } else { ingress }, egress]
+            };
+            (&raw mut (*row).overflow).write_volatile(later);
+        }
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
+    }
+}
+
 /// The row of the scene's flow. None: its veth has no room, or carries no programs any more.
 #[inline(always)]
 pub fn row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
-    let number = scene.hash as u32 & (config::rows() - 1);
-    HALF_OPEN.get_ptr_mut(RowKey { ifindex: scene.ifindex, number }).and_then(NonNull::new)
+    HALF_OPEN.get_ptr_mut(base(scene.ifindex, scene.hash)).and_then(NonNull::new)
+}
+
+/// The overflow row of the scene's flow.
+#[inline(always)]
+fn overflow_row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
+    HALF_OPEN.get_ptr_mut(overflow(scene.ifindex, scene.hash)).and_then(NonNull::new)
+}
+
+/// Where the flow stands that was found, or that was opened: its row, or its overflow row.
+#[inline(always)]
+fn row_of<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> Option<NonNull<Row>> {
+    if scene.in_overflow == 0 { Some(row) } else { overflow_row(scene) }
 }
 
 /// Looks for the scene's flow as started in a direction; the scene says then where it is, or else which way it may take.
 #[inline(never)]
 pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    scene.in_overflow = 0;
+    if seek_in(scene, row, initiator) {
+        return true;
+    }
+    let is_free = scene.first <= scene.now;
+    scene.base_way = scene.way;
+    if overflows_until(row, initiator) > scene.now
+        && let Some(other) = overflow_row(scene)
+        && seek_in(scene, other, initiator)
+    {
+        scene.in_overflow = 1;
+        return true;
+    }
+    if is_free {
+        scene.way = scene.base_way;
+    } else {
+        // Which way is as good as any where nothing was looked at: all of them have expired.
+        scene.in_overflow = 1;
+    }
+    false
+}
+
+/// Looks for the scene's flow in one row.
+#[inline(never)]
+fn seek_in<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
     let row = row.as_ptr();
     let mut first = u64::MAX;
     let mut way = 0;
@@ -95,7 +314,7 @@ pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
         // SAFETY: until this program ends, the memory stays a row.
         let expires = unsafe { expires(row, at) };
         // SAFETY: the same.
-        if expires > scene.now && unsafe { is_flow(&scene.identity, row, at) } {
+        if expires > scene.now && unsafe { is_tagged(scene.hash, row, at) } {
             scene.way = way as u32;
             return true;
         }
@@ -105,14 +324,18 @@ pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
         }
         way += 1;
     }
+    scene.first = first;
     false
 }
 
 /// Looks for the scene's flow as started in a direction; the scene says then how far it got, or else which way it may take.
-#[inline(always)]
+#[inline(never)]
 pub fn find<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
     // Before the lock, which waits for memory.
-    seek(scene, row, initiator) && read(scene, row, initiator)
+    if !seek(scene, row, initiator) {
+        return false;
+    }
+    row_of(scene, row).is_some_and(|row| read(scene, row, initiator))
 }
 
 /// Reads the flow that was sought and found, unless another one took its place just now.
@@ -135,15 +358,23 @@ fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> b
 /// starts over.
 #[inline(never)]
 pub fn update<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
+    let Some(its) = row_of(scene, row) else { return };
+    write(scene, its);
+    if scene.in_overflow != 0 {
+        overflow_until(scene, row, scene.flow.initiator);
+    }
+}
+
+#[inline(never)]
+fn write<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
     let row = row.as_ptr();
-    let flow = scene.flow;
-    let at = place(flow.initiator, scene.way as usize);
+    let at = place(scene.flow.initiator, scene.way as usize);
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         // One that another CPU has forgotten meanwhile stays forgotten.
         if is_in(scene, row) && is_flow(&scene.identity, row, at) && expires(row, at) != 0 {
-            (&raw mut (*row).flows[at]).write_volatile(flow);
+            (&raw mut (*row).flows[at]).write_volatile(scene.flow);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
     }
@@ -159,23 +390,48 @@ pub fn forget<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) {
 /// Remembers a flow that its first packet started, right after it was sought: in place of what is there. Says whether it could.
 #[inline(never)]
 pub fn open<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) -> bool {
-    let row = row.as_ptr();
-    let flow = Flow {
+    scene.flow = Flow {
         expires: scene.now + config::lifetime(scene.packet.protocol, state::OPENING),
         generation: scene.generation,
         initiator: direction,
         state: state::OPENING,
-        progress: 0,
         flags: scene.flow_flags(),
+        tag: tag(scene.hash),
+        ..Flow::default()
     };
-    let at = place(direction, scene.way as usize);
+    if scene.in_overflow != 0 {
+        if let Some(other) = overflow_row(scene).or_else(|| make_overflow_row(scene)) {
+            // First, so that whoever finds it there knows where to look.
+            overflow_until(scene, row, direction);
+            return put(scene, other);
+        }
+        // No room for one, or no memory.
+        scene.in_overflow = 0;
+        scene.way = scene.base_way;
+    }
+    put(scene, row)
+}
+
+/// Makes the overflow row of the scene's flow.
+#[inline(never)]
+fn make_overflow_row<A: Address>(scene: &mut Scene<A>) -> Option<NonNull<Row>> {
+    let key = overflow(scene.ifindex, scene.hash);
+    // Another CPU may have been faster.
+    let _ = HALF_OPEN.insert(key, scene.empty_row(), u64::from(BPF_NOEXIST));
+    overflow_row(scene)
+}
+
+#[inline(never)]
+fn put<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> bool {
+    let row = row.as_ptr();
+    let at = place(scene.flow.initiator, scene.way as usize);
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         let is_in = is_in(scene, row);
         if is_in {
             (&raw mut (*row).identities[at]).write_volatile(scene.identity);
-            (&raw mut (*row).flows[at]).write_volatile(flow);
+            (&raw mut (*row).flows[at]).write_volatile(scene.flow);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
         is_in
@@ -185,7 +441,7 @@ pub fn open<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) 
 /// Index of a way of a direction in a row.
 #[inline(always)]
 fn place(direction: u8, way: usize) -> usize {
-    usize::from(direction & 1) * HALF_OPEN_WAYS + (way & (HALF_OPEN_WAYS - 1))
+    usize::from(direction & 1) * HALF_OPEN_WAYS + if way < HALF_OPEN_WAYS { way } else { 0 }
 }
 
 /// Whether a row is of the scene's veth.
@@ -208,6 +464,24 @@ unsafe fn is_in<A: Address>(scene: &Scene<A>, row: *const Row) -> bool {
 unsafe fn expires(row: *const Row, at: usize) -> u64 {
     // SAFETY: the caller's. Volatile: another CPU may be writing.
     unsafe { read_volatile(&raw const (*row).flows[at].expires) }
+}
+
+/// The part of a hash that stands with a flow: what rows are not chosen by.
+#[inline(always)]
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+/// Whether a flow of a row has a hash of which this much is the same: hardly any other one has, and whoever reads or writes it looks at
+/// all of its identity.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn is_tagged(hash: u64, row: *const Row, at: usize) -> bool {
+    // SAFETY: the caller's. Volatile: another CPU may be writing.
+    unsafe { read_volatile(&raw const (*row).flows[at].tag) == tag(hash) }
 }
 
 /// Whether a flow of a row has this identity.
@@ -233,25 +507,25 @@ unsafe fn is_flow(identity: &Identity, row: *const Row, at: usize) -> bool {
     }
 }
 
-/// Notes one more packet of a half-open flow that is allowed. Says whether the flow is established by it: both sides were
-/// heard, and this is one more packet; for TCP one of the side that started it, since a kernel repeats its SYN-ACK to
-/// whoever may have sent a SYN. Other protocols have streams that nobody answers.
+/// Whether one more packet establishes a half-open flow that is allowed: both sides were heard before; for TCP it must be one of the
+/// side that started it, since a kernel repeats its SYN-ACK to whoever may have sent a SYN. Other protocols have streams that nobody
+/// answers.
 #[inline(always)]
-pub fn advance(flow: &mut Flow, direction: u8, protocol: u8, now: u64) -> bool {
+pub fn is_established_by(flow: &Flow, direction: u8, protocol: u8) -> bool {
     let is_first = direction == flow.initiator;
     let is_tcp = protocol == IPPROTO_TCP;
-    if !is_tcp && is_first {
-        flow.progress += 1;
-    }
-    let is_stream = !is_tcp && flow.progress >= STREAM;
-    if is_stream || flow.state == state::ANSWERED && (!is_tcp || is_first) {
-        flow.state = state::ESTABLISHED;
-        flow.progress = 0;
-        return true;
-    }
+    let is_stream = !is_tcp && flow.progress + u8::from(is_first) >= STREAM;
+    is_stream || flow.state == state::ANSWERED && (!is_tcp || is_first)
+}
+
+/// Notes one more packet of a half-open flow that is allowed.
+#[inline(always)]
+pub fn advance(flow: &mut Flow, direction: u8, protocol: u8, now: u64) {
+    let is_first = direction == flow.initiator;
     if !is_first {
         flow.state = state::ANSWERED;
+    } else if protocol != IPPROTO_TCP && flow.progress < STREAM - 1 {
+        flow.progress += 1;
     }
     flow.expires = now + config::lifetime(protocol, flow.state);
-    false
 }

@@ -17,6 +17,7 @@ pub mod behind_nat;
 pub mod config;
 pub mod conntrack;
 pub mod count;
+pub mod directory;
 pub mod family;
 pub mod filter;
 pub mod fragment;

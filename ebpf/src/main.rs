@@ -9,7 +9,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_ebpf::skb::{NetfilterContext, Skb};
-use postern_ebpf::{behind_nat, filter, guard, unconfirmed};
+use postern_ebpf::{behind_nat, config, filter, guard, unconfirmed};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]
@@ -27,6 +27,12 @@ pub fn postern_to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn postern_guard(ctx: TcContext) -> i32 {
     guard::judge(&ctx)
+}
+
+/// On no interface: tells the agent the kernel's ticks, of which this is the lower half (`BPF_PROG_TEST_RUN`).
+#[classifier]
+pub fn postern_ticks(_ctx: TcContext) -> i32 {
+    config::ticks() as i32
 }
 
 /// `NF_INET_POST_ROUTING` for IPv4, before source NAT: packets of isolated pods, once it is known where they go.

@@ -4,10 +4,11 @@ use crate::recall::{ANSWERS_KEPT, Kept, VETHS_KEPT};
 use crate::scene::Scene;
 use crate::verdict::Answer;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use postern_common::conntrack::{
-    Datagram, Flow, Flow4, Flow6, MAX_FLOWS, MAX_FRAGMENTS, MAX_ROWS, Row, RowKey, Slot,
+    Datagram, DirectoryRow, Flow, Flow4, Flow6, MAX_DIRECTORY_ROWS, MAX_FLOWS, MAX_FRAGMENTS, MAX_ROWS, Row,
+    RowKey, Slot,
 };
 use postern_common::endpoint::{Endpoint, MAX_ENDPOINTS, MAX_POD_ADDRESSES, PodAddress4, PodAddress6};
 use postern_common::peer::{
@@ -15,8 +16,8 @@ use postern_common::peer::{
 };
 use postern_common::reason::Reason;
 use postern_common::service::{
-    Backend, CROSSINGS as MAX_CROSSINGS, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin,
-    MAX_BACKENDS, MAX_FRONTENDS, MAX_HAIRPINS,
+    CROSSINGS as MAX_CROSSINGS, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin, HairpinSlot,
+    MAX_FRONTENDS, MAX_HAIRPINS,
 };
 use postern_common::state::State;
 use postern_common::verdict::{MAX_PORT_PAGES, MAX_VERDICTS, PortPage, PortPageKey, Verdict, VerdictKey};
@@ -76,32 +77,33 @@ pub static FRONTENDS6: HashMap<FrontendKey6, Frontend, MAX_FRONTENDS, GROWING> =
 #[btf_map]
 pub static CROSSINGS: Array<Crossing, { MAX_CROSSINGS as usize }> = Array::new();
 
-/// Flow to a Service -> where its packets go. Written by the programs behind the choice.
+/// Slot of a veth -> a packet on its way back to who sent it. Written by the programs; the agent removes what has expired, as of all
+/// that follow.
 #[btf_map]
-pub static BACKENDS4: LruHashMap<Flow4, Backend, MAX_BACKENDS> = LruHashMap::new();
-
-/// Flow to a Service -> where its packets go. Written by the programs behind the choice.
-#[btf_map]
-pub static BACKENDS6: LruHashMap<Flow6, Backend, MAX_BACKENDS> = LruHashMap::new();
-
-/// Packet on its way back to who sent it -> nanoseconds of `CLOCK_MONOTONIC` until which it may be. Written by the programs.
-#[btf_map]
-pub static HAIRPINS: LruHashMap<Hairpin, u64, MAX_HAIRPINS> = LruHashMap::new();
+pub static HAIRPINS: HashMap<HairpinSlot, Hairpin, MAX_HAIRPINS, GROWING> = HashMap::new();
 
 /// Established flows, from the pod's point of view. Written by the programs.
 #[btf_map]
-pub static FLOWS4: LruHashMap<Flow4, Flow, MAX_FLOWS> = LruHashMap::new();
+pub static FLOWS4: HashMap<Flow4, Flow, MAX_FLOWS, GROWING> = HashMap::new();
 
 /// Established flows, from the pod's point of view. Written by the programs.
 #[btf_map]
-pub static FLOWS6: LruHashMap<Flow6, Flow, MAX_FLOWS> = LruHashMap::new();
+pub static FLOWS6: HashMap<Flow6, Flow, MAX_FLOWS, GROWING> = HashMap::new();
 
-/// Row of a veth -> flows that are not established yet. The agent makes rows and removes them; the programs write what stands in them.
+/// Row of a veth -> which established flows it has. Written by the programs.
+#[btf_map]
+pub static DIRECTORY4: HashMap<RowKey, DirectoryRow<Flow4>, MAX_DIRECTORY_ROWS, GROWING> = HashMap::new();
+
+/// Row of a veth -> which established flows it has. Written by the programs.
+#[btf_map]
+pub static DIRECTORY6: HashMap<RowKey, DirectoryRow<Flow6>, MAX_DIRECTORY_ROWS, GROWING> = HashMap::new();
+
+/// Row of a veth -> flows that are not established yet. The agent makes the first rows, the programs those beyond; the programs write
+/// what stands in them.
 #[btf_map]
 pub static HALF_OPEN: HashMap<RowKey, Row, MAX_ROWS, GROWING> = HashMap::new();
 
-/// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs; the agent
-/// removes what has expired.
+/// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs.
 #[btf_map]
 pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap::new();
 

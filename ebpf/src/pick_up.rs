@@ -8,7 +8,7 @@ use postern_common::reason::Reason;
 use crate::conntrack;
 use crate::family::Address;
 use crate::parse::Packet;
-use crate::scene::Scene;
+use crate::scene::{Scene, step};
 use crate::sockets::{self, Connection};
 
 /// What became of a connection that is older than the programs.
@@ -50,6 +50,6 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Sce
         Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
     conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
     // Where there is no room, the next packet asks again.
-    let _ = A::remember(&scene.key, flow);
+    scene.step = step::PICKED_UP;
     PickedUp::Allowed
 }

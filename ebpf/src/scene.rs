@@ -1,7 +1,7 @@
 //! What is known of the packet at hand.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Identity, SERVICE};
+use postern_common::conntrack::{Flow, Identity, Row, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -31,10 +31,22 @@ pub struct Scene<A: Address> {
     pub identity: Identity,
     /// Hash of that.
     pub hash: u64,
-    /// How far the half-open flow got, once it was found.
+    /// How far the flow got, once it was found.
     pub flow: Flow,
-    /// Where in its row it was found, or else may take its place.
+    /// Where in its row a half-open flow was found, or else may take its place.
     pub way: u32,
+    /// 1: that is in its overflow row.
+    pub in_overflow: u32,
+    /// Where in its first row it may take its place, if there is no overflow row.
+    pub base_way: u32,
+    /// Where in its row of the directory it may take its place.
+    pub directory_way: u32,
+    /// When the half-open flow expires that is there.
+    pub first: u64,
+    /// Key of the established flow that is there.
+    pub displaced: A::FlowKey,
+    /// Key of an established flow that is looked at.
+    pub candidate: A::FlowKey,
     /// What the packet says.
     pub packet: Packet<A>,
     /// Address and port of the pod; not set before it is needed, as what follows.
@@ -45,6 +57,8 @@ pub struct Scene<A: Address> {
     pub key: A::FlowKey,
     /// 1: there is no established flow with that key, as far as was looked already.
     pub absent: u8,
+    /// What the packet does to its flow, once it was judged: one of [`step`]'s constants.
+    pub step: u8,
     /// Which way the packet goes (see [`postern_common::direction`]).
     pub direction: u8,
     /// It goes to a Service, or to the pod's own node, so that it may end elsewhere; known once policy was asked.
@@ -61,6 +75,20 @@ pub struct Scene<A: Address> {
     pub start: u32,
     /// One of [`readable`]'s constants.
     pub readable: u8,
+    /// A row to make others of: zeroes but for the interface index. No [`Row`], whose lock may not stand here.
+    pub empty: [u64; size_of::<Row>() / 8],
+}
+
+/// What a packet does to its flow. No enum, for the same reason as below.
+pub mod step {
+    /// Nothing that is left to do.
+    pub const NOTHING: u8 = 0;
+    /// It goes on in a half-open flow.
+    pub const HALF_OPEN: u8 = 1;
+    /// It may establish it.
+    pub const ESTABLISHES: u8 = 2;
+    /// It may establish a flow that nothing was known of.
+    pub const PICKED_UP: u8 = 3;
 }
 
 /// Whether a packet could be read. No enum: the compiler would take for granted that memory holds one of its values.
@@ -88,6 +116,7 @@ impl<A: Address> Scene<A> {
         self.ifindex = ifindex(ctx);
         self.direction = DIRECTION;
         self.service = false;
+        self.step = step::NOTHING;
         self.readable = match parse(ctx, self.forget(start), &mut self.packet) {
             Ok(()) => readable::YES,
             Err(Unreadable::SourceRouted) => readable::SOURCE_ROUTED,
@@ -128,6 +157,17 @@ impl<A: Address> Scene<A> {
         let source = (self.packet.source, self.packet.transport.source_port);
         let destination = (self.packet.destination, self.packet.transport.destination_port);
         if DIRECTION == EGRESS { (source, destination) } else { (destination, source) }
+    }
+
+    /// A row without flows, of the veth.
+    #[inline(always)]
+    pub fn empty_row(&mut self) -> &Row {
+        let empty = (&raw mut self.empty).cast::<Row>();
+        // SAFETY: as long and aligned as a row, and every bit pattern of its integers is one.
+        unsafe {
+            (*empty).ifindex = self.ifindex;
+            &*empty
+        }
     }
 
     /// Flags of a flow that begins with this packet.

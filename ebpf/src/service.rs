@@ -7,7 +7,7 @@ use postern_common::conntrack::{DENIED, Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 use postern_common::service::{
-    Backend, CROSSINGS, Crossing, Hairpin, KEPT, NOTHING_NOTED, UNTAGGED, content_at,
+    CROSSINGS, Crossing, HAIRPIN_SLOTS, Hairpin, HairpinSlot, KEPT, NOTHING_NOTED, UNTAGGED, content_at,
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
@@ -16,7 +16,7 @@ use crate::frame;
 use crate::maps;
 use crate::parse::Fragment;
 use crate::scene::Scene;
-use crate::{config, slot, sockets};
+use crate::{config, slot, sockets, steady};
 
 /// Whether a protocol has ports, without which no frontend is of it.
 #[inline(always)]
@@ -96,13 +96,12 @@ fn content<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u64 {
 /// Far behind where any transport header begins.
 const MAX_CONTENT: usize = 0xfff;
 
-/// Makes the scene's question one about where the flow's packets went when last seen, if that is known. A function of its own, for
-/// its stack.
-#[inline(never)]
+/// Makes the scene's question one about where the packets of the scene's flow went when last seen, if that is known.
+#[inline(always)]
 pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
-    if let Some(Backend { address, port, .. }) = A::backend(&scene.key) {
-        scene.question.peer = A::narrow(address);
-        scene.question.port = port;
+    if scene.flow.backend_port != 0 {
+        scene.question.peer = A::narrow(scene.flow.backend);
+        scene.question.port = scene.flow.backend_port;
         scene.question.resolved = true;
     }
 }
@@ -153,12 +152,19 @@ fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
 /// Whether a packet on its way back to who sent it was noted a moment ago.
 #[inline(always)]
 pub fn is_noted(ifindex: u32, digest: u32, port: u16, protocol: u16) -> bool {
-    let key = Hairpin { ifindex, digest, port, protocol };
-    let Some(expires) = maps::HAIRPINS.get_ptr(&key) else { return false };
-    // SAFETY: until this program ends, the memory stays an element of this map.
-    let expires = unsafe { expires.read_volatile() };
+    let sought = Hairpin { expires: 0, digest, port, protocol };
+    let slot = hairpin_slot(ifindex, &sought);
+    let Some(noted) = steady::read_twice(|| maps::HAIRPINS.get_ptr(slot)) else { return false };
     // SAFETY: the helper takes nothing and only reads a clock, that of `behind_nat`.
-    expires > unsafe { bpf_ktime_get_ns() }
+    let now = unsafe { bpf_ktime_get_ns() };
+    noted.expires > now && Hairpin { expires: 0, ..noted } == sought
+}
+
+/// Where a packet is noted that comes back: one of a few slots of its veth.
+#[inline(always)]
+pub fn hairpin_slot(ifindex: u32, hairpin: &Hairpin) -> HairpinSlot {
+    let word = u64::from(hairpin.digest) << 32 | u64::from(hairpin.port) << 16 | u64::from(hairpin.protocol);
+    HairpinSlot { ifindex, number: slot::mix(config::seed(), word) as u32 & (HAIRPIN_SLOTS - 1) }
 }
 
 /// Words of a payload that are looked at.

@@ -143,8 +143,8 @@ fn is_known<A: Address>(start: &Start<A>) -> bool {
     if A::flow(&A::flow_key(ifindex, pod, peer, protocol)).is_some() {
         return true;
     }
-    let (identity, hash) = half_open::identity(pod, peer, protocol);
-    half_open::knows(ifindex, &identity, hash)
+    let (_, hash) = half_open::identity(pod, peer, protocol);
+    half_open::knows(ifindex, hash)
 }
 
 /// Whether the pod's node sends on what the pod sent to a Service just now.

@@ -10,7 +10,9 @@ use postern::datapath::object;
 use postern::datapath::tables::Writer;
 use postern_common::IPPROTO_TCP;
 use postern_common::bench::Vary;
-use postern_common::conntrack::{Flow, Flow4, Flow6, HALF_OPEN_ROWS, HALF_OPEN_WAYS, Row, SERVICE, state};
+use postern_common::conntrack::{
+    Flow, Flow4, Flow6, HALF_OPEN_ROWS, HALF_OPEN_WAYS, OVERFLOW_ROWS, Row, SERVICE, state,
+};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -178,7 +180,7 @@ impl Rig {
             }
             Table::Full if self.full[direction] => {}
             Table::Full => {
-                let room = HALF_OPEN_ROWS as usize * HALF_OPEN_WAYS;
+                let room = (HALF_OPEN_ROWS + OVERFLOW_ROWS) as usize * HALF_OPEN_WAYS;
                 self.run(Program::of(cell.direction), packets, u32::try_from(room * 7)?)?;
                 let rows = self.maps.half_open.iter().collect::<Result<Vec<_>, _>>()?;
                 let of_direction = |row: &Row| row.flows.as_chunks::<HALF_OPEN_WAYS>().0[direction];

@@ -17,7 +17,7 @@ use super::attach::{self, AttachError, Mode, Spot};
 use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
 use super::wanted::{Guarding, Policy, Role, Wanted};
-use super::{grace, half_open};
+use super::{flows, grace, half_open};
 use crate::causes;
 
 /// Where what the pod gets is judged: TC's directions are the node's.
@@ -431,7 +431,7 @@ fn forget(maps: &mut Maps, mode: Mode, ifindex: u32) {
         grace::wait();
     }
     // What stays behind is in nobody's way: an interface index never comes back while the node runs.
-    let _ = half_open::give_back(maps, ifindex);
+    let _ = flows::remove(maps, ifindex);
     let _ = maps.remove_endpoint(ifindex);
 }
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{Ordering, fence};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
-use postern_common::conntrack::{Datagram, Flow, Flow4, Flow6, Row, RowKey, Slot};
+use postern_common::conntrack::{Datagram, DirectoryRow, Flow, Flow4, Flow6, Row, RowKey, Slot};
 use postern_common::endpoint::{ANY_VETH, Endpoint, PodAddress4, PodAddress6};
 use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
-use postern_common::service::{Backend, Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin};
+use postern_common::service::{Crossing, Frontend, FrontendKey4, FrontendKey6, Hairpin, HairpinSlot};
 use postern_common::state::State;
 use postern_common::verdict::{PortPage, PortPageKey, Verdict, VerdictKey};
 
@@ -51,11 +51,11 @@ pub const SHAPES: &[Shape] = &[
     shape::<FrontendKey4, Frontend>("FRONTENDS4"),
     shape::<FrontendKey6, Frontend>("FRONTENDS6"),
     shape::<u32, Crossing>("CROSSINGS"),
-    shape::<Flow4, Backend>("BACKENDS4"),
-    shape::<Flow6, Backend>("BACKENDS6"),
-    shape::<Hairpin, u64>("HAIRPINS"),
+    shape::<HairpinSlot, Hairpin>("HAIRPINS"),
     shape::<Flow4, Flow>("FLOWS4"),
     shape::<Flow6, Flow>("FLOWS6"),
+    shape::<RowKey, DirectoryRow<Flow4>>("DIRECTORY4"),
+    shape::<RowKey, DirectoryRow<Flow6>>("DIRECTORY6"),
     shape::<PodAddress4, u32>("POD_ADDRESSES4"),
     shape::<PodAddress6, u32>("POD_ADDRESSES6"),
     shape::<RowKey, Row>("HALF_OPEN"),
@@ -128,16 +128,16 @@ pub struct Maps {
     pub frontends6: HashMap<MapData, FrontendKey6, Frontend>,
     /// Packets on their way to the choice of a backend.
     pub crossings: Array<MapData, Crossing>,
-    /// Backends of IPv4 flows to Services.
-    pub backends4: HashMap<MapData, Flow4, Backend>,
-    /// Backends of IPv6 flows to Services.
-    pub backends6: HashMap<MapData, Flow6, Backend>,
     /// Packets on their way back to who sent them.
-    pub hairpins: HashMap<MapData, Hairpin, u64>,
+    pub hairpins: HashMap<MapData, HairpinSlot, Hairpin>,
     /// IPv4 flows.
     pub flows4: HashMap<MapData, Flow4, Flow>,
     /// IPv6 flows.
     pub flows6: HashMap<MapData, Flow6, Flow>,
+    /// Which of them each veth has.
+    pub directory4: HashMap<MapData, RowKey, DirectoryRow<Flow4>>,
+    /// The same for IPv6.
+    pub directory6: HashMap<MapData, RowKey, DirectoryRow<Flow6>>,
     /// Addresses of pods, by veth.
     pub pod_addresses4: HashMap<MapData, PodAddress4, u32>,
     /// Addresses of pods, by veth.
@@ -201,11 +201,11 @@ impl Maps {
             frontends4: map("FRONTENDS4")?.try_into()?,
             frontends6: map("FRONTENDS6")?.try_into()?,
             crossings: map("CROSSINGS")?.try_into()?,
-            backends4: map("BACKENDS4")?.try_into()?,
-            backends6: map("BACKENDS6")?.try_into()?,
             hairpins: map("HAIRPINS")?.try_into()?,
             flows4: map("FLOWS4")?.try_into()?,
             flows6: map("FLOWS6")?.try_into()?,
+            directory4: map("DIRECTORY4")?.try_into()?,
+            directory6: map("DIRECTORY6")?.try_into()?,
             pod_addresses4: map("POD_ADDRESSES4")?.try_into()?,
             pod_addresses6: map("POD_ADDRESSES6")?.try_into()?,
             half_open: map("HALF_OPEN")?.try_into()?,

@@ -1,14 +1,16 @@
 //! The programs: built by `build.rs`, loaded here.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapError;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::maps::{Array, Map, MapData, MapError};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use nix::time::{ClockId, clock_getres};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 use postern_common::LAYOUT_VERSION;
-use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes};
+use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes, SECOND};
 use postern_common::service;
+use postern_common::state::State;
 
 use super::btf;
 use super::maps::{self, MapMismatch};
@@ -23,7 +25,9 @@ pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/benc
 pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
 /// Name of the program that judges the senders of what a pod sends, and nothing else.
 pub const GUARD: &str = "postern_guard";
-/// Names of all programs.
+/// Name of the program that tells the kernel's ticks.
+const TICKS: &str = "postern_ticks";
+/// Names of all programs that judge packets.
 pub const ALL_PROGRAMS: [&str; 3] = [PROGRAMS[0], PROGRAMS[1], GUARD];
 
 /// What becomes of established connections when policy changes.
@@ -110,7 +114,7 @@ pub enum LoadError {
         source: Box<ProgramError>,
     },
     /// The object does not hold what this agent was built for.
-    #[error("the eBPF object holds no program {0}; the build is broken")]
+    #[error("the eBPF object holds no {0}; the build is broken")]
     Missing(&'static str),
     /// A map.
     #[error(transparent)]
@@ -143,6 +147,17 @@ pub fn map_folder(pins: &Path) -> PathBuf {
 ///
 /// See [`LoadError`].
 pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> {
+    let folder = pins.map(map_folder);
+    let mut seed = 0;
+    if let Some(folder) = &folder {
+        std::fs::create_dir_all(folder).map_err(|source| LoadError::Pins { path: folder.clone(), source })?;
+        for shape in maps::SHAPES {
+            maps::check_pinned(&folder.join(shape.name), shape)?;
+        }
+        seed = pinned_seed(folder)?;
+    }
+    // Of the operating system's random numbers.
+    let seed = if seed == 0 { RandomState::new().build_hasher().finish() } else { seed };
     let recheck = u8::from(settings.established == Established::Recheck);
     let log_level = if settings.debug { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -154,15 +169,12 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     loader.override_global("POSTERN_ROWS", &settings.rows, true);
     let crossings = crossings_per_cpu();
     loader.override_global("POSTERN_CROSSINGS", &crossings, true);
+    loader.override_global("POSTERN_SEED", &seed, true);
     // Without, there are no programs that would read it (see `behind_nat`).
     let layout = btf::skb_layout().unwrap_or_default();
     loader.override_global("POSTERN_SKB", &layout, true);
-    if let Some(pins) = pins {
-        let folder = map_folder(pins);
-        std::fs::create_dir_all(&folder)
-            .map_err(|source| LoadError::Pins { path: folder.clone(), source })?;
+    if let Some(folder) = &folder {
         for shape in maps::SHAPES {
-            maps::check_pinned(&folder.join(shape.name), shape)?;
             loader.map_pin_path(shape.name, folder.join(shape.name));
         }
     }
@@ -174,12 +186,53 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
             .and_then(std::io::Error::raw_os_error);
         if errno == Some(libc::EPERM) { LoadError::NotPermitted } else { LoadError::Object(error) }
     })?;
-    for name in ALL_PROGRAMS {
+    let mut state: Array<_, State> =
+        ebpf.map_mut(STATE).ok_or(LoadError::Missing(STATE))?.try_into().map_err(LoadError::Map)?;
+    let noted = state.get(&0, 0)?;
+    state.set(0, State { seed, ..noted }, 0)?;
+    for name in ALL_PROGRAMS.into_iter().chain([TICKS]) {
         program(&mut ebpf, name)?
             .load()
             .map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     }
     Ok(ebpf)
+}
+
+/// Name of the map that holds the seed.
+const STATE: &str = "STATE";
+
+/// What an earlier agent's programs hash with: flows that they noted must be found again. Zero: there was none.
+fn pinned_seed(folder: &Path) -> Result<u64, LoadError> {
+    let pin = folder.join(STATE);
+    if !pin.exists() {
+        return Ok(0);
+    }
+    let state: Array<MapData, State> = Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;
+    Ok(state.get(&0, 0)?.seed)
+}
+
+/// Nanoseconds by the kernel's ticks (`jiffies64`), which flows expire by.
+///
+/// # Errors
+///
+/// The program that tells them cannot be run.
+pub fn ticks(ebpf: &mut Ebpf) -> Result<u64, LoadError> {
+    let tick = tick();
+    // The kernel takes no less than an Ethernet header.
+    let options = TestRunOptions { data_in: Some(&[0; 14]), ..TestRunOptions::default() };
+    let run = program(ebpf, TICKS)?.test_run(options);
+    let low =
+        run.map_err(|source| LoadError::Program { name: TICKS, source: Box::new(source) })?.return_value;
+    // The upper half by the clock: they began five minutes before the lower one's first overflow (`INITIAL_JIFFIES`).
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .ok()
+        .and_then(|now| Some(u64::try_from(now.tv_sec()).ok()? * SECOND))
+        .unwrap_or(0);
+    let about = ((tick << 32) + monotonic).saturating_sub(300 * SECOND) / tick;
+    let high = about & !u64::from(u32::MAX) | u64::from(low);
+    let near = [high.wrapping_sub(1 << 32), high, high.wrapping_add(1 << 32)];
+    let ticks = near.into_iter().min_by_key(|ticks| ticks.abs_diff(about)).unwrap_or(high);
+    Ok(ticks.wrapping_mul(tick))
 }
 
 /// Nanoseconds from one tick of the kernel to the next: the resolution of its coarse clocks (`posix_get_coarse_res` in

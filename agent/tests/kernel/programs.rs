@@ -35,6 +35,16 @@ impl Programs {
         (Self { ebpf, counters }, maps)
     }
 
+    /// The loaded object.
+    pub(crate) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Nanoseconds by the kernel's ticks, which flows expire by.
+    pub(crate) fn ticks(&mut self) -> u64 {
+        object::ticks(&mut self.ebpf).unwrap()
+    }
+
     /// Shows the program of a direction a frame so many times in a row; whether it passed the last time.
     pub(crate) fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> bool {
         let program = self.ebpf.program(PROGRAMS[usize::from(number(direction))]).unwrap();

@@ -10,11 +10,11 @@ use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
 use postern::manifests;
-use postern_common::conntrack::{DENIED, Flow, Flow4, Flow6, wide};
+use postern_common::conntrack::{DENIED, Flow, Flow4, Flow6, HALF_OPEN_WAYS, IPV6, Identity, wide};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
-use postern_common::service::{Backend, Crossing};
+use postern_common::service::Crossing;
 use postern_policy::model::{NamespacedName, Object, ObjectRef};
 use postern_policy::{Action, Engine, Scope};
 
@@ -122,19 +122,39 @@ impl Rig {
             }
             IpAddr::V6(it) => it.octets(),
         };
-        let address = wide(bytes(backend.0.parse().unwrap()));
-        let value = Backend { address, port: backend.1, reserved: [0; 3] };
+        let words = |address: &str| wide(bytes(address.parse().unwrap()));
+        let led = |flow: Flow| Flow { backend: words(backend.0), backend_port: backend.1, ..flow };
+        let family = if pod.0.contains(':') { IPV6 } else { 0 };
+        let identity = Identity {
+            pod: words(pod.0),
+            peer: words(frontend.0),
+            pod_port: pod.1,
+            peer_port: frontend.1,
+            protocol: u32::from(protocol) | family,
+        };
+        let rows: Vec<_> = self.maps.half_open.iter().map(Result::unwrap).collect();
+        for (key, mut row) in rows.into_iter().filter(|(key, _)| key.ifindex == self.ifindex) {
+            for way in HALF_OPEN_WAYS..2 * HALF_OPEN_WAYS {
+                if row.identities[way] == identity && row.flows[way].expires != 0 {
+                    row.flows[way] = led(row.flows[way]);
+                    self.maps.half_open.insert(key, row, 0).unwrap();
+                    return;
+                }
+            }
+        }
         let (ifindex, pod_port, peer_port, protocol) = (self.ifindex, pod.1, frontend.1, protocol.into());
         match (pod.0.parse().unwrap(), frontend.0.parse().unwrap()) {
             (IpAddr::V4(pod), IpAddr::V4(peer)) => {
                 let (pod, peer) = (pod.octets(), peer.octets());
                 let key = Flow4 { ifindex, pod, peer, pod_port, peer_port, protocol };
-                self.maps.backends4.insert(key, value, 0).unwrap();
+                let flow = self.maps.flows4.get(&key, 0).expect("a flow");
+                self.maps.flows4.insert(key, led(flow), 0).unwrap();
             }
             (IpAddr::V6(pod), IpAddr::V6(peer)) => {
                 let (pod, peer) = (pod.octets(), peer.octets());
                 let key = Flow6 { ifindex, pod, peer, pod_port, peer_port, protocol };
-                self.maps.backends6.insert(key, value, 0).unwrap();
+                let flow = self.maps.flows6.get(&key, 0).expect("a flow");
+                self.maps.flows6.insert(key, led(flow), 0).unwrap();
             }
             _ => panic!("two families in one flow"),
         }
@@ -223,7 +243,12 @@ impl Rig {
 
     /// Whether a frame passes on some veth, without asking why: for millions of them.
     pub(crate) fn passes_on(&mut self, ifindex: u32, direction: u8, frame: &[u8]) -> bool {
-        self.returned(PROGRAMS[usize::from(direction)], frame, &context(ifindex, 0)) == NEXT
+        self.passes_times(ifindex, direction, frame, 1)
+    }
+
+    /// The same of a frame that comes so many times in a row: whether the last one passes.
+    pub(crate) fn passes_times(&mut self, ifindex: u32, direction: u8, frame: &[u8], times: u32) -> bool {
+        self.returned(PROGRAMS[usize::from(direction)], frame, (&context(ifindex, 0), times)) == NEXT
     }
 
     /// The pod sends a frame while no policy selects it: what the guard says.
@@ -231,16 +256,16 @@ impl Rig {
         self.run(EGRESS, GUARD, frame, &context(self.ifindex, 0))
     }
 
-    fn returned(&mut self, program: &'static str, frame: &[u8], context: &[u8]) -> i32 {
+    fn returned(&mut self, program: &'static str, frame: &[u8], (context, repeat): (&[u8], u32)) -> i32 {
         let program = object::program(&mut self.ebpf, program).unwrap();
-        let options =
-            TestRunOptions { data_in: Some(frame), ctx_in: Some(context), ..TestRunOptions::default() };
+        let (data_in, ctx_in) = (Some(frame), Some(context));
+        let options = TestRunOptions { data_in, ctx_in, repeat, ..TestRunOptions::default() };
         program.test_run(options).unwrap().return_value.cast_signed()
     }
 
     fn run(&mut self, direction: u8, program: &'static str, frame: &[u8], context: &[u8]) -> Answer {
         let before = self.counters(direction);
-        let returned = self.returned(program, frame, context);
+        let returned = self.returned(program, frame, (context, 1));
         let after = self.counters(direction);
         let counted: Vec<Reason> = Reason::ALL
             .iter()

@@ -19,8 +19,7 @@ use postern::datapath::object::{self, Settings};
 use postern::datapath::pins;
 use postern::datapath::wanted::{Guarding, Wanted};
 use postern_common::IPPROTO_UDP;
-use postern_common::conntrack::Flow4;
-use postern_common::service::Backend;
+use postern_common::conntrack::{Flow, Flow4, HALF_OPEN_WAYS};
 use postern_policy::model::{NamespacedName, ObjectRef};
 use postern_policy::{Engine, Scope};
 
@@ -345,7 +344,20 @@ impl Wire {
             peer_port: to.1,
             protocol: IPPROTO_UDP.into(),
         };
-        let Backend { address: [first, _], port, .. } = self.maps().backends4.get(&key, 0).ok()?;
+        let maps = self.maps();
+        let half_open = || {
+            let rows =
+                maps.half_open.iter().map(|row| row.unwrap().1).filter(|row| row.ifindex == key.ifindex);
+            let flows = rows.flat_map(|row| row.flows.into_iter().zip(row.identities).skip(HALF_OPEN_WAYS));
+            let ports = (key.pod_port, key.peer_port);
+            let mut of_flow = flows.filter(|(_, it)| (it.pod_port, it.peer_port) == ports);
+            of_flow.find(|(_, it)| it.peer[0].to_ne_bytes()[..4] == key.peer).map(|(flow, _)| flow)
+        };
+        let flow = maps.flows4.get(&key, 0).ok().or_else(half_open)?;
+        let Flow { backend: [first, _], backend_port: port, .. } = flow;
+        if port == 0 {
+            return None;
+        }
         let bytes = first.to_ne_bytes();
         Some((Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]), port))
     }

@@ -10,7 +10,7 @@ use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Established, GUARD, PROGRAMS, Settings};
 use postern::datapath::tables::Writer;
-use postern_common::conntrack::{Flow, HALF_OPEN_WAYS, IPV6, Identity, Row, wide};
+use postern_common::conntrack::{Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, IPV6, Identity, Row, wide};
 use postern_common::endpoint::{Endpoint, GUARDED, QUARANTINE};
 use postern_common::reason::Reason;
 use postern_policy::model::{Direction, NamespacedName};
@@ -154,10 +154,16 @@ impl Kernel {
     pub(super) fn forget(&mut self) {
         empty(&mut self.maps.flows4);
         empty(&mut self.maps.flows6);
+        empty(&mut self.maps.directory4);
+        empty(&mut self.maps.directory6);
         let rows = self.maps.half_open.iter().map(Result::unwrap);
         let taken: Vec<_> =
             rows.filter(|(_, row)| row.flows != <[Flow; 2 * HALF_OPEN_WAYS]>::default()).collect();
         for (key, row) in taken {
+            if key.number >= HALF_OPEN_ROWS {
+                self.maps.half_open.remove(&key).unwrap();
+                continue;
+            }
             let empty = Row { ifindex: row.ifindex, ..Row::default() };
             self.maps.half_open.insert(key, empty, 0).unwrap();
         }

@@ -17,7 +17,7 @@ use super::{generator, netns};
 
 /// Different disagreements after which a run is over: what comes then is mostly more of the same.
 const ENOUGH: usize = 12;
-/// As many half-open flows of a direction as can be in each other's way: one more than a row has room for.
+/// As many half-open flows of a direction as can be in each other's way: one more than a row has room for (its overflow row has as much again).
 const CROWD: usize = HALF_OPEN_WAYS + 1;
 
 /// A run that is under way.
@@ -262,10 +262,10 @@ impl Disagreement {
 
 impl Seen {
     /// Whether slots were lost to others about as often as chance has it, which is hardly ever: one later fragment of
-    /// some hundreds that are in question, and one half-open flow in millions of frames.
+    /// a hundred that are in question, and one half-open flow in millions of frames.
     pub(super) fn is_chance(&self) -> bool {
         let (unsure, displaced) = self.unsure;
-        displaced <= 5 + unsure / 100 && self.taken <= 3 + self.frames / 1_000_000
+        displaced <= 5 + unsure / 25 && self.taken <= 3 + self.frames / 1_000_000
     }
 }
 

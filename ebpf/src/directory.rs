@@ -1,0 +1,203 @@
+//! Directories of established flows: each veth's own, so that a flow that finds no room takes that of another flow of the same veth.
+//!
+//! A 16-way set-associative table of keys beside the table of flows. Only who establishes a flow looks here; its packets do not, nor
+//! does who removes one: its key stays behind, and is taken for free.
+//!
+//! - A flow is in its table before its key is in the directory, so that no key that is looked up is one that is about to be a flow.
+//! - A way is taken under the row's lock, by whoever still finds there what was looked up. Who does not takes nothing, and tries again
+//!   with the next packet.
+//! - A flow whose row was removed in between has no key. It lives until it expires, or the agent finds it expired.
+
+use core::ptr::{NonNull, read_volatile, write_volatile};
+
+use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
+use postern_common::conntrack::{DIRECTORY_ROWS, DIRECTORY_WAYS, DirectoryRow, RowKey};
+
+use crate::family::Address;
+use crate::scene::Scene;
+
+/// Remembers the scene's flow as an established one. Says whether it could.
+#[inline(never)]
+pub fn establish<A: Address>(scene: &mut Scene<A>) -> bool {
+    // The lower bits are those of half-open rows.
+    let number = (scene.hash >> 32) as u32 & (DIRECTORY_ROWS - 1);
+    let key = RowKey { ifindex: scene.ifindex, number };
+    let Some(row) = A::directory_row(&key).or_else(|| make(scene, &key)).and_then(NonNull::new) else {
+        return false;
+    };
+    scene.flow.directory_row = number as u16;
+    choose(scene, row);
+    if A::remember(&scene.key, &scene.flow).is_err() {
+        // No room in the table, or no memory: what goes anyway makes some.
+        if first_word::<A>(&raw const scene.displaced) != scene.ifindex {
+            return false;
+        }
+        A::forget(&scene.displaced);
+        if A::remember(&scene.key, &scene.flow).is_err() {
+            return false;
+        }
+    }
+    if !take(scene, row) {
+        A::forget(&scene.key);
+        return false;
+    }
+    // SAFETY: both are fields of the scene.
+    if !unsafe { is_same::<A>(&raw const scene.displaced, &raw const scene.key) }
+        && first_word::<A>(&raw const scene.displaced) != 0
+    {
+        A::forget(&scene.displaced);
+    }
+    true
+}
+
+/// Makes a row.
+#[inline(never)]
+fn make<A: Address>(scene: &mut Scene<A>, key: &RowKey) -> Option<*mut DirectoryRow<A::FlowKey>> {
+    A::make_directory_row(key, scene.empty_row());
+    A::directory_row(key)
+}
+
+/// Finds the way for the scene's flow, and whose it is: its own, else one that is free, else that of the flow that expires first.
+#[inline(always)]
+fn choose<A: Address>(scene: &mut Scene<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
+    if !has_way(scene, row) {
+        find_first(scene, row);
+    }
+}
+
+/// In place of a way: there is none.
+const NOWHERE: u32 = DIRECTORY_WAYS as u32;
+
+/// Finds the flow's own way, or one that is free. What was found is kept in memory, of which the verifier knows nothing: in a register,
+/// it would follow each way on its own.
+#[inline(never)]
+fn has_way<A: Address>(scene: &mut Scene<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
+    let row = row.as_ptr();
+    let found = &raw mut scene.directory_way;
+    // SAFETY: a field of the scene, here and below.
+    unsafe { found.write_volatile(NOWHERE) };
+    let mut way = 0;
+    while way < DIRECTORY_WAYS {
+        // SAFETY: until this program ends, the memory stays a row.
+        unsafe {
+            let at = &raw const (*row).flows[way];
+            if is_same::<A>(at, &raw const scene.key) {
+                found.write_volatile(way as u32);
+                break;
+            }
+            if first_word::<A>(at) == 0 {
+                found.write_volatile(way as u32);
+            }
+        }
+        way += 1;
+    }
+    // SAFETY: the same.
+    let found = unsafe { found.read_volatile() };
+    if found >= NOWHERE {
+        return false;
+    }
+    // SAFETY: until this program ends, the memory stays a row.
+    unsafe {
+        copy::<A>(&raw const (*row).flows[found as usize & (DIRECTORY_WAYS - 1)], &raw mut scene.displaced);
+    }
+    true
+}
+
+/// Finds the flow that expires first, or one that is gone already.
+#[inline(never)]
+fn find_first<A: Address>(scene: &mut Scene<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
+    let row = row.as_ptr();
+    // SAFETY: a field of the scene, here and below; in memory for the same reason.
+    unsafe { (&raw mut scene.first).write_volatile(u64::MAX) };
+    let mut way = 0;
+    while way < DIRECTORY_WAYS {
+        // SAFETY: until this program ends, the memory stays a row.
+        unsafe { copy::<A>(&raw const (*row).flows[way], &raw mut scene.candidate) };
+        let expires = expires(scene);
+        // SAFETY: the same.
+        if expires < unsafe { (&raw const scene.first).read_volatile() } {
+            scene.displaced = scene.candidate;
+            // SAFETY: the same.
+            unsafe {
+                (&raw mut scene.first).write_volatile(expires);
+                (&raw mut scene.directory_way).write_volatile(way as u32);
+            }
+        }
+        if expires <= scene.now {
+            return;
+        }
+        way += 1;
+    }
+}
+
+/// When the flow expires that is looked at. Zero: it is gone.
+#[inline(always)]
+fn expires<A: Address>(scene: &Scene<A>) -> u64 {
+    // SAFETY: until this program ends, the memory stays a flow, if not this one.
+    A::flow(&scene.candidate).map_or(0, |flow| unsafe { read_volatile(&raw const (*flow).expires) })
+}
+
+/// Takes the way that was chosen, unless somebody else has by now.
+#[inline(never)]
+fn take<A: Address>(scene: &Scene<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
+    let row = row.as_ptr();
+    let way = scene.directory_way as usize & (DIRECTORY_WAYS - 1);
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+    unsafe {
+        let at = &raw mut (*row).flows[way];
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        let is_ours = read_volatile(&raw const (*row).ifindex) == scene.ifindex
+            && is_same::<A>(at, &raw const scene.displaced);
+        if is_ours {
+            copy::<A>(&raw const scene.key, at);
+        }
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
+        is_ours
+    }
+}
+
+/// Words of a key.
+const fn words<A: Address>() -> usize {
+    size_of::<A::FlowKey>() / 4
+}
+
+/// A key's interface index, which stands first; zero where there is no key.
+#[inline(always)]
+fn first_word<A: Address>(key: *const A::FlowKey) -> u32 {
+    // SAFETY: keys are words, and whoever calls has one. Volatile: another CPU may be writing.
+    unsafe { read_volatile(key.cast::<u32>()) }
+}
+
+/// Whether two keys are the same.
+///
+/// # Safety
+///
+/// The pointers must be readable.
+#[inline(always)]
+unsafe fn is_same<A: Address>(one: *const A::FlowKey, other: *const A::FlowKey) -> bool {
+    let (one, other) = (one.cast::<u32>(), other.cast::<u32>());
+    let mut difference = 0;
+    let mut word = 0;
+    while word < words::<A>() {
+        // SAFETY: the caller's. Volatile: another CPU may be writing. One branch in all, as in `half_open`.
+        difference |= unsafe { read_volatile(one.add(word)) ^ read_volatile(other.add(word)) };
+        word += 1;
+    }
+    difference == 0
+}
+
+/// Copies a key.
+///
+/// # Safety
+///
+/// The pointers must be readable, and writable.
+#[inline(always)]
+unsafe fn copy<A: Address>(from: *const A::FlowKey, to: *mut A::FlowKey) {
+    let (from, to) = (from.cast::<u32>(), to.cast::<u32>());
+    let mut word = 0;
+    while word < words::<A>() {
+        // SAFETY: the caller's. Volatile: another CPU may be writing, or reading.
+        unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+        word += 1;
+    }
+}
