@@ -272,3 +272,7 @@ pub const IPV6: u32 = 256;
 
 /// One second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
+
+/// For how many denied packets of a veth each CPU asks the pod's sockets within a tick of the kernel, which is one to ten milliseconds:
+/// ten thousand connections that are older than the programs are found within two seconds at most.
+pub const ASKED: u32 = 64;

@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes, state};
+use postern_common::conntrack::{ASKED, HALF_OPEN_ROWS, Lifetimes, state};
 use postern_common::service::{SkbLayout, crossings_per_cpu as crossings_per_cpu_of};
 
 /// 1: a flow that was allowed under an earlier policy generation is judged again (`--established=recheck`);
@@ -17,6 +17,14 @@ static POSTERN_RECHECK: Global<u8> = Global::new(1);
 /// How long flows live without packets (`--timeout`).
 #[unsafe(no_mangle)]
 static POSTERN_LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
+
+/// 1: the kernel is `PREEMPT_RT`, where a program may be preempted by another one on its CPU.
+#[unsafe(no_mangle)]
+static POSTERN_REALTIME: Global<u8> = Global::new(0);
+
+/// For how many denied packets of a veth each CPU asks the pod's sockets, from one tick of the kernel to the next.
+#[unsafe(no_mangle)]
+static POSTERN_ASKED: Global<u32> = Global::new(ASKED);
 
 /// Rows of half-open flows that each veth has; a power of two.
 #[unsafe(no_mangle)]
@@ -87,6 +95,18 @@ pub fn ticks() -> u64 {
 #[inline(always)]
 pub fn seed() -> u64 {
     POSTERN_SEED.load()
+}
+
+/// Whether programs of one CPU interrupt each other.
+#[inline(always)]
+pub fn realtime() -> bool {
+    POSTERN_REALTIME.load() != 0
+}
+
+/// For how many denied packets of a veth a CPU asks the pod's sockets within a tick.
+#[inline(always)]
+pub fn asked() -> u32 {
+    POSTERN_ASKED.load()
 }
 
 /// Rows of half-open flows that each veth has.

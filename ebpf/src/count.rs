@@ -6,13 +6,20 @@ use aya_log_ebpf::debug;
 use postern_common::reason::Reason;
 
 use crate::maps::COUNTERS;
+use crate::{atomic, config};
 
 /// Counts a packet under its reason.
 #[inline(always)]
 pub fn packet(reason: Reason, direction: u8) {
     if let Some(counter) = COUNTERS.get_ptr_mut(reason.counter(direction)) {
-        // SAFETY: the slot belongs to this CPU, and programs of one hook on one CPU do not interrupt each other.
-        unsafe { *counter += 1 };
+        // SAFETY: the slot belongs to this CPU, and programs of one hook on one CPU do not interrupt each other, or else add at once.
+        unsafe {
+            if config::realtime() {
+                atomic::add(counter, 1);
+            } else {
+                *counter += 1;
+            }
+        }
     }
 }
 

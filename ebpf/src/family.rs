@@ -94,8 +94,8 @@ pub trait Address: Copy + Default + PartialEq {
     /// The reverse of [`Self::widen`].
     fn narrow(wide: [u64; 2]) -> Self;
 
-    /// This CPU's room for what is known of the packet at hand.
-    fn scene() -> Option<*mut Scene<Self>>;
+    /// One of this CPU's places for what is known of the packet at hand (see [`crate::claim`]).
+    fn scene(place: u32) -> Option<*mut Scene<Self>>;
 
     /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
@@ -199,8 +199,8 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn scene() -> Option<*mut Scene<Self>> {
-                $scenes.get_ptr_mut(0)
+            fn scene(place: u32) -> Option<*mut Scene<Self>> {
+                $scenes.get_ptr_mut(place)
             }
 
             $($own_items)*

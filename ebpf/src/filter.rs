@@ -19,7 +19,7 @@ use crate::pick_up::{PickedUp, pick_up};
 use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::{claim, conntrack, directory, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -27,15 +27,17 @@ pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
     if DIRECTION == EGRESS {
         service::tag(ctx, NOTHING_NOTED);
     }
-    conclude::<DIRECTION>(ctx, reason::<DIRECTION>(ctx))
+    conclude::<DIRECTION>(ctx, claim::within(|place| reason::<DIRECTION>(ctx, place)))
 }
 
 #[inline(always)]
-fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
+fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
     match parse::frame(ctx) {
-        Ok(Frame { ethertype: ethertype::IPV4, payload }) => reason_of_packet::<DIRECTION, u32>(ctx, payload),
+        Ok(Frame { ethertype: ethertype::IPV4, payload }) => {
+            reason_of_packet::<DIRECTION, u32>(ctx, payload, place)
+        }
         Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
-            reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload)
+            reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload, place)
         }
         frame => reason_of_others::<DIRECTION>(ctx, frame),
     }
@@ -43,12 +45,12 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
 
 /// A packet of one family, whose flow is looked for first of all (1).
 #[inline(always)]
-fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usize) -> Reason {
-    let Some(scene) = A::scene() else {
-        // Every array has its first element.
+fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
+    let Some(scene) = A::scene(place) else {
+        // Every array has its elements.
         return Reason::Malformed;
     };
-    // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
+    // SAFETY: it belongs to this CPU, where nobody else has the place.
     let scene = unsafe { &mut *scene };
     scene.set::<DIRECTION>(ctx, start);
     let Packet { transport, fragment, protocol, .. } = scene.packet;
@@ -213,8 +215,10 @@ fn known_half_open_either<const DIRECTION: u8, A: Address>(
         return Known::Nothing;
     }
     let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), true));
-    // Packets of the first direction that may be the first are judged as such, until the flow is established.
-    if answers == Known::Allowed || !transport.goes_on {
+    // Packets of the first direction that may be the first are judged as such, until the flow is established. A SYN-ACK never is.
+    if answers == Known::Allowed
+        || !transport.goes_on && !(transport.answers && scene.packet.protocol == IPPROTO_TCP)
+    {
         return answers;
     }
     match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, true)) {
@@ -235,6 +239,10 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
         return Known::Nothing;
     }
     let mut flow = scene.flow;
+    // A SYN-ACK of the side that sent the first SYN: both sent one (RFC 9293 3.5).
+    if note && initiator == DIRECTION && scene.packet.transport.answers && flow.state != state::ANSWERED {
+        return Known::Nothing;
+    }
     let (generation, flags) = (flow.generation, flow.flags);
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
     scene.flow = flow;
@@ -334,6 +342,9 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
         reason = Reason::AllowedByPolicy;
     }
+    if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(scene) {
+        return Reason::Established;
+    }
     if reason.drops() {
         return reason;
     }
@@ -347,6 +358,23 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
     let Some(row) = half_open::row(scene) else { return Reason::FlowTableFull };
     half_open::seek(scene, row, DIRECTION);
     if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
+}
+
+/// Whether a SYN that policy denies answers one that was sent the other way at the same time (RFC 9293 3.5).
+#[inline(always)]
+fn is_answer<const DIRECTION: u8, A: Address>(scene: &mut Scene<A>) -> bool {
+    half_open::identify(scene);
+    let Some(row) = half_open::row(scene) else { return false };
+    if !half_open::find(scene, row, other_way(DIRECTION))
+        || scene.flow.state != state::OPENING
+        // After policy changed, the first side's next SYN is judged before this one is an answer again.
+        || !conntrack::is_current(&scene.flow, scene.generation, scene.now)
+    {
+        return false;
+    }
+    scene.service = scene.flow.flags & SERVICE != 0;
+    step(scene, DIRECTION);
+    true
 }
 
 /// Any other packet that is not of an established flow of this generation (7, 9, 10).
@@ -395,7 +423,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return reason;
     }
     if transport.goes_on && known == Known::Nothing {
-        match pick_up::<DIRECTION, A>(ctx, scene) {
+        match pick_up::<DIRECTION, A>(ctx, scene, reason) {
             PickedUp::Allowed => return Reason::Established,
             PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
             PickedUp::Unknown => {}

@@ -10,7 +10,7 @@ use crate::family::Address;
 use crate::frame::{self, Unreadable};
 use crate::parse::{self, ethertype};
 use crate::scene::{Scene, ifindex};
-use crate::{recall, service};
+use crate::{claim, recall, service};
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -24,11 +24,11 @@ mod neighbour {
 pub fn judge(ctx: &TcContext) -> i32 {
     // Nothing that it sends is noted, whatever the pod wrote.
     service::tag(ctx, UNTAGGED);
-    conclude::<EGRESS>(ctx, reason(ctx))
+    conclude::<EGRESS>(ctx, claim::within(|place| reason(ctx, place)))
 }
 
 #[inline(always)]
-fn reason(ctx: &TcContext) -> Reason {
+fn reason(ctx: &TcContext, place: u32) -> Reason {
     let ifindex = ifindex(ctx);
     let Ok(frame) = parse::frame(ctx) else {
         return Reason::Malformed;
@@ -38,20 +38,20 @@ fn reason(ctx: &TcContext) -> Reason {
             Ok(is_spoofed) => is_spoofed,
             Err(_) => return Reason::Malformed,
         },
-        ethertype::IPV4 => is_spoofed_packet::<u32>(ctx, frame.payload),
-        ethertype::IPV6 => is_spoofed_packet::<[u32; 4]>(ctx, frame.payload),
+        ethertype::IPV4 => is_spoofed_packet::<u32>(ctx, frame.payload, place),
+        ethertype::IPV6 => is_spoofed_packet::<[u32; 4]>(ctx, frame.payload, place),
         _ => false,
     };
     if is_spoofed { Reason::Spoofed } else { Reason::NotIsolated }
 }
 
 #[inline(always)]
-fn is_spoofed_packet<A: Address>(ctx: &TcContext, start: usize) -> bool {
-    let Some(scene) = A::scene() else {
-        // Every array has its first element.
+fn is_spoofed_packet<A: Address>(ctx: &TcContext, start: usize, place: u32) -> bool {
+    let Some(scene) = A::scene(place) else {
+        // Every array has its elements.
         return true;
     };
-    // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
+    // SAFETY: it belongs to this CPU, where nobody else has the place.
     let scene = unsafe { &mut *scene };
     // Addresses are read first: what is wrong further on is for the receiver to judge.
     scene.set::<EGRESS>(ctx, start);

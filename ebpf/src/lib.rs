@@ -13,7 +13,9 @@
 #![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
 
+pub mod atomic;
 pub mod behind_nat;
+pub mod claim;
 pub mod config;
 pub mod conntrack;
 pub mod count;

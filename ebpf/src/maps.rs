@@ -1,5 +1,7 @@
 //! All maps, with their shape and who writes them. Pinned by the agent under their names.
 
+use crate::claim::{Claim, PLACES};
+use crate::pick_up::Asked;
 use crate::recall::{ANSWERS_KEPT, Kept, VETHS_KEPT};
 use crate::scene::Scene;
 use crate::verdict::Answer;
@@ -108,13 +110,22 @@ pub static HALF_OPEN: HashMap<RowKey, Row, MAX_ROWS, GROWING> = HashMap::new();
 pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap::new();
 
 /// Room for what is known of the packet at hand: the verifier follows every value on the stack through the whole
-/// program, but takes what comes from a map as it comes. Nobody else reads it.
+/// program, but takes what comes from a map as it comes. Nobody else reads it. One of them is used; where programs of one CPU interrupt each other,
+/// whichever is free (see [`crate::claim`]).
 #[btf_map]
-pub static SCENES4: PerCpuArray<Scene<u32>, 1> = PerCpuArray::new();
+pub static SCENES4: PerCpuArray<Scene<u32>, { PLACES as usize }> = PerCpuArray::new();
 
 /// The same for IPv6.
 #[btf_map]
-pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, 1> = PerCpuArray::new();
+pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
+
+/// Who has which of these, on kernels where programs of one CPU interrupt each other. Nobody else writes it.
+#[btf_map]
+pub static CLAIMS: PerCpuArray<Claim, { PLACES as usize }> = PerCpuArray::new();
+
+/// For how many denied packets each CPU has asked the pod's sockets, by veth. Nobody else reads it.
+#[btf_map]
+pub static ASKED: PerCpuArray<Asked, MAX_ENDPOINTS> = PerCpuArray::new();
 
 /// What this CPU knows by heart: endpoints, by veth. Nobody else reads it, as what follows.
 #[btf_map]

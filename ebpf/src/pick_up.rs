@@ -3,13 +3,15 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, state};
 use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::endpoint::MAX_ENDPOINTS;
 use postern_common::reason::Reason;
 
-use crate::conntrack;
 use crate::family::Address;
+use crate::maps::ASKED;
 use crate::parse::Packet;
 use crate::scene::{Scene, step};
 use crate::sockets::{self, Connection};
+use crate::{config, conntrack};
 
 /// What became of a connection that is older than the programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,28 +24,51 @@ pub enum PickedUp {
     Denied,
 }
 
+/// For how many denied packets of a veth the pod's sockets were asked in this tick, on this CPU. Veths whose indexes are
+/// [`MAX_ENDPOINTS`] apart share it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Asked {
+    /// [`config::now`]
+    tick: u64,
+    packets: u64,
+}
+
 /// Takes up a TCP connection in the middle, if the pod really has it. Who started it is told by whether the pod
-/// listens; where it does not (any more), either direction will do.
+/// listens; where it does not (any more), either direction will do. `reason` is what policy says of the packet's own direction.
 #[inline(never)]
-pub fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> PickedUp {
+pub fn pick_up<const DIRECTION: u8, A: Address>(
+    ctx: &TcContext,
+    scene: &mut Scene<A>,
+    reason: Reason,
+) -> PickedUp {
+    if scene.endpoint.netns == 0 {
+        return PickedUp::Unknown;
+    }
+    let service = scene.service;
+    let other = scene.judge(ctx, if DIRECTION == EGRESS { INGRESS } else { EGRESS });
+    let to_service = if DIRECTION == EGRESS { service } else { scene.service };
+    scene.service = service;
+    // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
+    let other_drops = other.drops() || DIRECTION == EGRESS && other == Reason::Node;
+    if reason.drops() && (other_drops || !may_ask(scene)) {
+        return PickedUp::Unknown;
+    }
     let connection = sockets::connection(ctx, scene);
     if connection == Connection::Unknown || scene.is_for_another() {
         return PickedUp::Unknown;
     }
+    let (from_peer, from_pod) =
+        if DIRECTION == EGRESS { (other_drops, reason.drops()) } else { (reason.drops(), other_drops) };
     let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };
-    let reason = scene.judge(ctx, initiator);
-    // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
-    let mut drops = reason.drops() || reason == Reason::Node && initiator == INGRESS && DIRECTION == EGRESS;
-    if drops && connection == Connection::FromPod {
+    if initiator == EGRESS && from_pod {
         initiator = INGRESS;
-        let reason = scene.judge(ctx, initiator);
-        drops = reason.drops() || reason == Reason::Node && DIRECTION == EGRESS;
     }
-    if drops {
+    if initiator == INGRESS && from_peer {
         return PickedUp::Denied;
     }
+    scene.service = to_service && initiator == EGRESS;
     let Packet { transport, protocol, .. } = scene.packet;
-    scene.service &= initiator == EGRESS;
     let flags = scene.flow_flags();
     let flow = &mut scene.flow;
     *flow =
@@ -52,4 +77,21 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Sce
     // Where there is no room, the next packet asks again.
     scene.step = step::PICKED_UP;
     PickedUp::Allowed
+}
+
+/// Whether the pod's sockets are asked about one more packet that its own direction does not allow. Whoever floods a pod with such packets
+/// makes them cost little more than others that are denied.
+#[inline(always)]
+fn may_ask<A: Address>(scene: &Scene<A>) -> bool {
+    let Some(asked) = ASKED.get_ptr_mut(scene.ifindex % MAX_ENDPOINTS as u32) else {
+        // Every array has its elements.
+        return false;
+    };
+    // SAFETY: an element of a per-CPU array. Where somebody else on this CPU writes it meanwhile, a few more are asked for.
+    let asked = unsafe { &mut *asked };
+    if asked.tick != scene.now {
+        *asked = Asked { tick: scene.now, packets: 0 };
+    }
+    asked.packets += 1;
+    asked.packets <= u64::from(config::asked())
 }

@@ -5,7 +5,8 @@
 //! the agent's count of changes ([`crate::steady`]). Whatever the agent writes moves that count, so that what is kept is
 //! exact or not there. Two that want the same place take turns.
 //!
-//! For TC programs alone: on one CPU they do not interrupt each other, as programs in netfilter's hooks may.
+//! For TC programs alone: on one CPU they do not interrupt each other, as programs in netfilter's hooks may. Where they do (see
+//! [`crate::claim`]), nothing is kept.
 
 use core::ptr::{read_volatile, write_volatile};
 
@@ -15,7 +16,7 @@ use crate::family::Address;
 use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
 use crate::scene::Scene;
 use crate::verdict::{Answer, Inquiry};
-use crate::{slot, steady};
+use crate::{config, slot, steady};
 
 /// Veths whose endpoints, and addresses of either family, are kept on each CPU.
 pub const VETHS_KEPT: u32 = 1 << 8;
@@ -42,7 +43,8 @@ fn recall<const WORDS: usize, V: Copy>(
 ) -> Option<V> {
     // Every array has its elements.
     let place = place?;
-    let changes = steady::changes();
+    // While a change goes on, which is what an odd number says, nothing is kept, and nothing was.
+    let changes = if config::realtime() { 1 } else { steady::changes() };
     // SAFETY: an element of a per-CPU array, and nobody else uses it meanwhile (see the module head).
     unsafe {
         if is_under(place, changes + 1, key) {

@@ -96,6 +96,10 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     if !reason.drops() || transport.flow && !is_syn && is_known(&start) {
         return None;
     }
+    // Both sides may have sent one at once.
+    if is_syn && may_have_started(&start, class) && is_half_open(&start) {
+        return None;
+    }
     if reason == Reason::Quarantined {
         return Some(reason);
     }
@@ -143,6 +147,13 @@ fn is_known<A: Address>(start: &Start<A>) -> bool {
     if A::flow(&A::flow_key(ifindex, pod, peer, protocol)).is_some() {
         return true;
     }
+    is_half_open(start)
+}
+
+/// Whether one side was heard of it, or both were, and no more.
+#[inline(always)]
+fn is_half_open<A: Address>(start: &Start<A>) -> bool {
+    let Start { ifindex, pod, peer, protocol, .. } = *start;
     let (_, hash) = half_open::identity(pod, peer, protocol);
     half_open::knows(ifindex, hash)
 }
@@ -162,11 +173,14 @@ fn is_hairpin<A: Address>(skb: Skb, at: u32, start: &Start<A>) -> bool {
 /// may have started: they are asked on the veth.
 #[inline(always)]
 fn may_be_older<A: Address>(start: &Start<A>, peer: Peer) -> bool {
+    start.endpoint.netns != 0 && may_have_started(start, peer)
+}
+
+/// Whether policy may allow the pod to start this connection.
+#[inline(always)]
+fn may_have_started<A: Address>(start: &Start<A>, peer: Peer) -> bool {
     let Start { endpoint, protocol, .. } = *start;
     let (address, port) = start.peer;
-    if endpoint.netns == 0 {
-        return false;
-    }
     if endpoint.egress_class == NOT_ISOLATED || peer.flags & LOCAL_NODE != 0 {
         return true;
     }

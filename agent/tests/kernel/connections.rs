@@ -76,6 +76,7 @@ fn what_is_no_reply_is_judged_as_new() {
         Answer(Reason::DeniedByPolicy),
         "another port"
     );
+    assert_eq!(rig.sends(&tcp(WEB, CLIENT, "SA")), Answer(Reason::Established));
     assert_eq!(
         rig.sends(&tcp(WEB, CLIENT, "S")),
         Answer(Reason::DeniedByPolicy),

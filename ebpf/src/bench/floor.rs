@@ -81,7 +81,7 @@ pub fn note(ctx: &TcContext) {
 #[inline(always)]
 fn note_flow<A: Hashed>(ctx: &TcContext, start: usize) {
     if !is_found::<A>(ctx, start, Lookup::Lru)
-        && let Some(scene) = A::scene()
+        && let Some(scene) = A::scene(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
         let key = unsafe { &raw const (*scene).key };
@@ -92,7 +92,7 @@ fn note_flow<A: Hashed>(ctx: &TcContext, start: usize) {
 
 #[inline(always)]
 fn is_found<A: Hashed>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
-    let Some(scene) = A::scene() else { return false };
+    let Some(scene) = A::scene(0) else { return false };
     // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
     let scene = unsafe { &mut *scene };
     scene.read::<INGRESS>(ctx, start);

@@ -25,7 +25,8 @@ use postern_policy::model::Direction;
 use self::run::{Run, Seen};
 
 /// Reasons that no frame of this world gets: no table can be filled in a moment, and there are no Services.
-const OUT_OF_REACH: [Reason; 3] = [Reason::FlowTableFull, Reason::Service, Reason::Untraceable];
+const OUT_OF_REACH: [Reason; 4] =
+    [Reason::FlowTableFull, Reason::Service, Reason::Untraceable, Reason::Reentered];
 /// How many packets of each other reason a second of fuzzing shows at least, in either direction.
 const EACH_SECOND: u64 = 20;
 

@@ -168,6 +168,9 @@ impl Model {
         if turn.kind == Kind::Answer {
             return refused(reason);
         }
+        if reason == Reason::DeniedByPolicy && self.opens_simultaneously(direction, turn) {
+            return Reason::Established;
+        }
         let for_pod = direction == Direction::Egress || !self.veth.guarded || is_own(packet.destination);
         if !reason.drops() && for_pod && !turn.flags.rst {
             let generation = self.generation;
@@ -214,6 +217,20 @@ impl Model {
             }
             (None, false) => None,
         }
+    }
+
+    /// Whether both sides start a connection at once, and this is the other one's SYN.
+    fn opens_simultaneously(&mut self, direction: Direction, turn: Turn) -> bool {
+        let (generation, recheck) = (self.generation, self.recheck);
+        let Some(entry) = self.flows.get_mut(&turn.key) else { return false };
+        let place = Place::HalfOpen(flows::other(direction));
+        let passes = entry.get_mut(place).is_some_and(|flow| {
+            turn.answers(&flow) && !flow.denied && (!recheck || flow.generation == generation)
+        });
+        if passes {
+            entry.advance(place, direction, turn.key.protocol, turn.flags);
+        }
+        passes
     }
 
     /// Step 8. The flow that an error is about is judged again where need be, and goes on as it was.

@@ -2,7 +2,7 @@
 
 use postern_policy::model::{Direction, Protocol};
 
-use super::flows::{Flow, Key, Place};
+use super::flows::{Flow, Key, Place, Stage};
 use super::icmp::{self, Message};
 use super::packet::{self, Flags, Packet, SCTP, TCP, Transport, UDP};
 use crate::fuzz::world::Wanted;
@@ -59,15 +59,26 @@ impl Turn {
     }
 
     /// Whether a packet is one of a flow's own. One that may be a flow's first packet, and comes from the side that
-    /// started it, is judged as a new one is, for as long as the flow is half-open. A SYN is one of no flow.
+    /// started it, is judged as a new one is, for as long as the flow is half-open. A SYN is one of no flow, other than where policy denies
+    /// it (see [`Self::answers`]); a SYN-ACK of the side that started a flow is one of it once the other side was heard.
     pub(super) fn belongs(&self, direction: Direction, place: Place, flow: &Flow) -> bool {
         if self.kind == Kind::Start && self.key.protocol == TCP {
             false
         } else if direction == flow.initiator {
-            place == Place::Established || self.kind == Kind::Middle
+            let is_answer =
+                self.kind == Kind::Answer && self.key.protocol == TCP && flow.stage == Stage::Answered;
+            place == Place::Established || self.kind == Kind::Middle || is_answer
         } else {
             self.kind != Kind::Start
         }
+    }
+}
+
+impl Turn {
+    /// Whether a packet that policy denies answers one that was sent the other way at the same time: a SYN against a flow that only
+    /// opens.
+    pub(super) fn answers(&self, flow: &Flow) -> bool {
+        self.kind == Kind::Start && self.key.protocol == TCP && flow.stage == Stage::Opening
     }
 }
 
