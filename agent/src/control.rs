@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::controller::Antispoof;
 use crate::datapath::counters::Counted;
+use crate::datapath::readback::Foreign;
 use crate::kube::KindStatus;
 
 pub use self::client::{ClientError, ask};
@@ -70,6 +71,12 @@ pub struct Status {
     pub pods_without_veth: usize,
     /// Veths that carry programs.
     pub endpoints: Vec<Endpoint>,
+    /// What others have on these veths: programs and filters, before ours or after.
+    #[serde(default)]
+    pub foreign: Vec<Foreign>,
+    /// The kernel is `PREEMPT_RT`, and the programs have memory for packets that interrupt each other.
+    #[serde(default)]
+    pub realtime: bool,
     /// What packets were counted under, since the maps were made.
     pub packets: Vec<Counted>,
     /// Lines of the log that standard error did not take, since the agent started.

@@ -105,6 +105,8 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
                 }
                 // What a namespace takes may have become less.
                 controller.engine.reconsider();
+                // As veths may have lost what they carried.
+                controller.datapath.doubt();
                 controller.settle();
                 controller.publish(&feed);
                 controller.datapath.remove_expired();
@@ -188,6 +190,8 @@ struct Controller {
     /// What the kernel refused last time; the plan that it broke off is replaced by a full comparison.
     failures: Vec<String>,
     retry: Retry,
+    /// What is wrong on the veths' hooks.
+    on_veths: Vec<String>,
     /// When everything was last carried out, as far as that went.
     settled: Instant,
     broken_off: bool,
@@ -238,6 +242,7 @@ impl Controller {
             unread: false,
             failures: Vec::new(),
             retry: Retry::new(),
+            on_veths: Vec::new(),
             settled: Instant::now(),
             broken_off: false,
             refusal: String::new(),
@@ -363,6 +368,10 @@ impl Controller {
                 .iter()
                 .map(ToString::to_string),
         );
+        if self.datapath.is_unread() || !self.on_veths.is_empty() {
+            self.on_veths = self.datapath.read_back();
+        }
+        failures.extend(self.on_veths.iter().cloned());
         self.engine.forget_departed(&self.owners.pods());
         self.catch_up(&wanted);
         self.pending.update(pending, Instant::now());
@@ -504,6 +513,8 @@ impl Controller {
             pods_without_veth: without_veth.len(),
             antispoof: self.antispoof,
             endpoints: endpoints.collect(),
+            foreign: self.datapath.foreign().to_vec(),
+            realtime: self.datapath.is_realtime(),
             packets: counted.unwrap_or_default(),
             log_lines_lost: logging::lost(),
             errors,

@@ -20,6 +20,11 @@
 //! | [`counters`] | reads what packets were counted under |
 //! | [`removal`] | takes everything off a node |
 //! | `program_log` | what the programs say, for development |
+//! | [`readback`] | what is on veths' hooks, ours and others' |
+//! | [`realtime`] | whether programs interrupt each other on this kernel |
+//! | `tc` | qdiscs and filters by netlink, byte for byte |
+//! | `filters` | what others' filters do |
+//! | `ingress_qdisc` | makes room for filters of both directions |
 //! | `qdiscs` | lists clsact qdiscs and filters |
 //! | `link` | links of netfilter programs; detaches pinned links at once |
 //! | `bpf` | bpf(2) |
@@ -38,17 +43,22 @@ pub mod counters;
 pub mod encode;
 pub mod endpoints;
 pub mod expiry;
+mod filters;
 pub mod flows;
 mod grace;
 pub mod half_open;
+mod ingress_qdisc;
 mod link;
 pub mod maps;
 pub mod object;
 pub mod pins;
 mod program_log;
 mod qdiscs;
+pub mod readback;
+pub mod realtime;
 pub mod removal;
 pub mod tables;
+mod tc;
 pub mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +79,7 @@ use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
 use self::object::{LoadError, Services, Settings};
 use self::program_log::ProgramLogError;
+use self::readback::Foreign;
 use self::tables::{WriteError, Writer};
 use self::wanted::Wanted;
 
@@ -143,6 +154,12 @@ pub struct Datapath {
     links: PathBuf,
     /// The rest of the last plan, from where packets already on their way must have been judged first.
     rest: Vec<Action>,
+    /// As programs were loaded for.
+    realtime: bool,
+    /// What others have on the veths.
+    foreign: Vec<Foreign>,
+    /// Veths may carry other programs than when they were last read back.
+    unread: bool,
     /// Veths have other classes than before, and the generation has not been advanced since: the kernel refused.
     unadvanced: bool,
 }
@@ -190,6 +207,9 @@ impl Datapath {
             unconfirmed,
             links,
             rest: Vec::new(),
+            realtime: settings.realtime,
+            foreign: Vec::new(),
+            unread: true,
             unadvanced: false,
         };
         Ok((this, first_class))
@@ -371,6 +391,7 @@ impl Datapath {
             errors.extend(unconfirmed.detach_earlier().map_err(ExecuteError::Unconfirmed).err());
         }
         self.unadvanced |= changed;
+        self.unread |= changed;
         if self.unadvanced {
             // What passed under the classes a veth had before is to be judged by those it has now.
             match self.writer.execute(&mut self.maps, &Action::AdvanceGeneration) {
@@ -379,6 +400,41 @@ impl Datapath {
             }
         }
         errors
+    }
+
+    /// Reads back what the kernel has on the veths' hooks. Returns what is wrong there, for people to read; veths that lack a program get it
+    /// by the next [`reconcile`](Self::reconcile). What others have is listed by [`foreign`](Self::foreign) then.
+    pub fn read_back(&mut self) -> Vec<String> {
+        self.unread = false;
+        let (foreign, problems) = self.endpoints.read_back();
+        for warning in foreign.iter().filter(|it| !self.foreign.contains(it)).filter_map(Foreign::warning) {
+            warn!("{warning}");
+        }
+        self.foreign = foreign;
+        problems
+    }
+
+    /// Has what veths carry read back once more: others may have changed it.
+    pub fn doubt(&mut self) {
+        self.unread = true;
+    }
+
+    /// Whether programs were attached or taken off since the last [`read_back`](Self::read_back), or may have been.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// Whether the programs are those for kernels on which they interrupt each other.
+    #[must_use]
+    pub fn is_realtime(&self) -> bool {
+        self.realtime
+    }
+
+    /// What others have on the veths, as it was last read.
+    #[must_use]
+    pub fn foreign(&self) -> &[Foreign] {
+        &self.foreign
     }
 
     fn attach_behind_nat(&mut self) -> Result<(), ExecuteError> {

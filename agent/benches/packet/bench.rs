@@ -5,6 +5,7 @@
 //! | [`sets`] | the policy sets, as manifests would have them |
 //! | [`cells`] | what is measured: kinds of packets, and what must become of them |
 //! | [`frames`] | the packets' bytes |
+//! | [`netns`] | a namespace whose sockets can be asked |
 //! | [`rig`] | one loaded object with one policy set |
 //! | [`rounds`] | measures everything again and again, in another order each time |
 //! | [`samples`] | medians and quartiles |
@@ -13,6 +14,7 @@
 
 mod cells;
 mod frames;
+mod netns;
 mod report;
 mod rig;
 mod rounds;
@@ -102,6 +104,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode>
         }
     };
     ensure!(nix::unistd::geteuid().is_root(), "loading programs needs root");
+    let _netns = netns::enter()?;
     let report = Report::new(&rounds::measure(&options)?);
     match options.output {
         Output::Table => report.print(),

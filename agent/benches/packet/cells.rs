@@ -54,6 +54,10 @@ pub(super) enum Packet {
     DeniedSource(Transport, Sources),
     /// The first of a flow to a port that policy does not allow, from a source that it allows other ports.
     DeniedPort,
+    /// One in the middle of a TCP connection that nobody knows, and whichever side started it, policy would not allow it.
+    DeniedAck,
+    /// The same, where policy would allow it if the pod started it: only the pod's sockets know.
+    DeniedAckOfPods,
 }
 
 /// A kind of packet, one way.
@@ -76,7 +80,8 @@ pub(super) struct Packets {
 /// What is measured with a policy set.
 pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
     use Packet::{
-        DeniedPort, DeniedSource, Established, EstablishedToService, New, NewToService, NotIsolated,
+        DeniedAck, DeniedAckOfPods, DeniedPort, DeniedSource, Established, EstablishedToService, New,
+        NewToService, NotIsolated,
     };
     use Sources::{Many, One};
     use Table::{Full, Room};
@@ -96,12 +101,14 @@ pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
     }
     cells.extend([DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v4));
     cells.extend([DeniedPort, DeniedSource(Datagram, One)].map(v4));
+    cells.extend([DeniedAck, DeniedAckOfPods].map(v4));
     if set.dimension == Dimension::Services {
         cells.extend([Established(1), EstablishedToService, New(Syn, Room, One), NewToService].map(outgoing));
     }
     if set.dimension == Dimension::Peers {
         cells.push(v4(New(Datagram, Room, One)));
         cells.extend([New(Syn, Room, One), DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v6));
+        cells.extend([DeniedAck, DeniedAckOfPods].map(v6));
         cells.extend([Established(1), New(Syn, Room, One), DeniedSource(Syn, One)].map(outgoing));
     }
     cells
@@ -138,11 +145,25 @@ impl Cell {
             Packet::DeniedPort => {
                 (Transport::Syn, allowed.one(), port - 1, NOTHING, 1, Reason::DeniedByPolicy)
             }
+            Packet::DeniedAck => {
+                (Transport::Ack, set.denied().one(), port, NOTHING, 1, Reason::DeniedByPolicy)
+            }
+            Packet::DeniedAckOfPods => return self.of_pods(set),
         };
         // The client's port comes first in its packets.
         let frame = self.family.frame(self.direction, peers.first, [FIRST_CLIENT_PORT, port], transport)?;
         let vary = Vary { ports: u32::from(port), port_shift: 16, ..self.vary(mode, peers, count) };
         Ok(Packets { frame, vary, reason })
+    }
+
+    /// From a port that the pod may send to, to one that it may not be reached on.
+    fn of_pods(self, set: Set) -> Result<Packets> {
+        let (peers, port) = (set.allowed().one(), set.port()?);
+        let ports = [port, FIRST_CLIENT_PORT];
+        let frame = self.family.frame(self.direction, peers.first, ports, Transport::Ack)?;
+        let vary =
+            Vary { ports: u32::from(FIRST_CLIENT_PORT), port_shift: 16, ..self.vary(NOTHING, peers, 1) };
+        Ok(Packets { frame, vary, reason: Reason::DeniedByPolicy })
     }
 
     /// The flows were started by the peers, so that what the pod sends is answers.
@@ -196,6 +217,8 @@ impl fmt::Display for Cell {
                 write!(f, "denied, {}{}", from(sources), udp(transport))
             }
             Packet::DeniedPort => write!(f, "denied port, one source"),
+            Packet::DeniedAck => write!(f, "denied ACK, one source"),
+            Packet::DeniedAckOfPods => write!(f, "denied ACK of what the pod may start"),
         }?;
         if self.family == Family::V6 {
             write!(f, ", IPv6")?;

@@ -21,6 +21,7 @@ use postern_policy::{Engine, Scope};
 
 use super::cells::{Cell, FLOW_PORT, Packet, Packets, Table};
 use super::frames::Family;
+use super::netns;
 use super::sets::{POD, Set, ipv4, ipv6};
 
 /// Test runs show packets on the loopback device.
@@ -162,6 +163,8 @@ impl Rig {
     pub(super) fn prepare(&mut self, cell: Cell, packets: &Packets) -> Result<()> {
         let endpoint = match cell.packet {
             Packet::NotIsolated => Endpoint { ingress_class: 0, egress_class: 0, ..self.isolated },
+            // As all pods' veths: one more than the namespace's id.
+            Packet::DeniedAck | Packet::DeniedAckOfPods => Endpoint { netns: netns::ID + 1, ..self.isolated },
             _ => self.isolated,
         };
         self.maps.set_endpoint(IFINDEX, endpoint)?;

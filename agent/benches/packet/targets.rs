@@ -23,7 +23,10 @@ pub(super) fn target(cell: Cell, measured: &[(Subject, Summary)]) -> Option<f64>
             floor.map(|(_, floor)| floor.median * ESTABLISHED)
         }
         Packet::New(_, _, Sources::One) | Packet::NewToService => Some(NEW),
-        Packet::DeniedSource(_, Sources::One) | Packet::DeniedPort => Some(DENIED),
+        Packet::DeniedSource(_, Sources::One)
+        | Packet::DeniedPort
+        | Packet::DeniedAck
+        | Packet::DeniedAckOfPods => Some(DENIED),
         Packet::NotIsolated | Packet::EstablishedToService | Packet::New(..) | Packet::DeniedSource(..) => {
             None
         }

@@ -12,6 +12,7 @@ use super::timeout::{self, Timeout};
 use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::object::{Established, Services, Settings};
+use crate::datapath::realtime::is_realtime;
 use crate::logging::{self, Format};
 use crate::{descriptors, privileges};
 
@@ -173,6 +174,7 @@ impl Agent {
                 debug: self.debug_programs,
                 lifetimes: timeout::lifetimes(&self.timeouts),
                 services: self.services,
+                realtime: is_realtime(),
                 ..Settings::default()
             },
         };

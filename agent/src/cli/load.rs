@@ -10,6 +10,7 @@ use clap::Args;
 use crate::datapath::attach::{self, Mode};
 use crate::datapath::behind_nat;
 use crate::datapath::object::{self, ALL_PROGRAMS, Settings};
+use crate::datapath::realtime::is_realtime;
 use crate::datapath::wanted::Wanted;
 use crate::datapath::{Datapath, ExecuteError};
 
@@ -44,8 +45,9 @@ impl Load {
         }
         let mut table = super::plain_table(["PROGRAM", "ESTABLISHED", "DEBUG", "VERIFIED INSTRUCTIONS"]);
         let mut without = None;
+        let realtime = is_realtime();
         for settings in Settings::ALL {
-            let mut ebpf = object::load(None, settings)?;
+            let mut ebpf = object::load(None, Settings { realtime, ..settings })?;
             let established = format!("{:?}", settings.established).to_lowercase();
             let debug = if settings.debug { "on" } else { "off" };
             match behind_nat::verify(&ebpf) {
@@ -71,6 +73,9 @@ impl Load {
                  leaves entries in the node's conntrack table: {error}"
             );
         }
+        if realtime {
+            out!("\nthis kernel is PREEMPT_RT: memory for the packet at hand is claimed");
+        }
         let mode = attach::probe();
         out!("\nattach mode on this kernel: {mode:?}");
         if let Some(interface) = self.iface {
@@ -84,7 +89,7 @@ fn attach_to(interface: &str, mode: Mode) -> Result<()> {
     let Ok(ifindex) = nix::net::if_::if_nametoindex(interface) else {
         bail!("there is no interface {interface} in this network namespace; `ip link` lists those there are");
     };
-    let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, Settings::default())?;
+    let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, settings())?;
     let mut wanted: BTreeMap<u32, Wanted> = datapath.endpoints().left_behind().collect();
     wanted.insert(ifindex, Wanted::open(interface.to_owned()));
     report(datapath.reconcile(&wanted, false)).with_context(|| format!("attaching to {interface}"))?;
@@ -93,12 +98,17 @@ fn attach_to(interface: &str, mode: Mode) -> Result<()> {
 }
 
 fn detach_all(mode: Mode) -> Result<()> {
-    let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, Settings::default())?;
+    let (mut datapath, _) = Datapath::start(Path::new(PINS), mode, settings())?;
     report(datapath.reconcile(&BTreeMap::new(), false))?;
     drop(datapath);
     std::fs::remove_dir_all(PINS).with_context(|| format!("removing {PINS}"))?;
     out!("detached");
     Ok(())
+}
+
+/// As the agent has them on this kernel.
+fn settings() -> Settings {
+    Settings { realtime: is_realtime(), ..Settings::default() }
 }
 
 fn report(errors: Vec<ExecuteError>) -> Result<()> {

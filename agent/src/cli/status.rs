@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::Output;
 use crate::control::{self, Request};
+use crate::datapath::readback::{Foreign, Place};
 
 /// Asks a running agent how it is.
 #[derive(Debug, Args)]
@@ -46,6 +47,9 @@ fn print(status: &control::Status) {
     out!("attach      {}", status.attach);
     out!("services    {}", status.services);
     out!("antispoof   {}", status.antispoof);
+    if status.realtime {
+        out!("kernel      PREEMPT_RT");
+    }
     out!("ready       {}", if status.ready { "yes" } else { "no" });
     out!("generation  {}", status.generation);
     out!("enforced in {:.2} ms", status.enforced_in_ms);
@@ -63,6 +67,9 @@ fn print(status: &control::Status) {
     } else {
         out!("\n{}", endpoints(&status.endpoints));
     }
+    if !status.foreign.is_empty() {
+        out!("\n{}", foreign(&status.foreign));
+    }
     let mut table = super::plain_table(["DROPPED", "REASON", "PACKETS"]);
     for it in status.packets.iter().filter(|it| it.dropped) {
         table.add_row([&it.direction, &it.reason, &it.packets.to_string()]);
@@ -70,6 +77,16 @@ fn print(status: &control::Status) {
     if !table.is_empty() {
         out!("\n{table}");
     }
+}
+
+fn foreign(foreign: &[Foreign]) -> comfy_table::Table {
+    let mut table = super::plain_table(["OTHERS", "INTERFACE", "HOOK", "POD", "RUNS"]);
+    for it in foreign {
+        let pod = it.pod.as_deref().unwrap_or("(unknown)");
+        let runs = if it.runs == Place::Before { "before Postern" } else { "after Postern" };
+        table.add_row([&it.description(), it.interface.as_str(), &it.hook, pod, runs]);
+    }
+    table
 }
 
 fn endpoints(endpoints: &[control::Endpoint]) -> comfy_table::Table {

@@ -12,8 +12,9 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 use aya_obj::generated::bpf_attach_type;
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::ingress_qdisc::{self, QdiscError};
 use super::link;
 use crate::causes;
 
@@ -64,6 +65,17 @@ pub enum AttachError {
         /// What helps.
         way_out: String,
     },
+    /// There is no egress hook on the veth.
+    #[error(
+        "interface {interface} has an ingress qdisc, beside which what its pod gets cannot be judged, and {source}; take it off (tc qdisc \
+         del dev {interface} ingress), or have its filters on a clsact qdisc, behind pref {PRIORITY}; kernel 6.6 and later need none (TCX)"
+    )]
+    Qdisc {
+        /// The interface.
+        interface: String,
+        /// Why it is not replaced.
+        source: QdiscError,
+    },
     /// The link's pin.
     #[error(
         "{what} {} for {hook} of interface {interface}: {}; if it stays so, remove the pin, and restart the agent",
@@ -96,12 +108,12 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    fn hook_name(&self) -> &'static str {
+    pub(super) fn hook_name(&self) -> &'static str {
         if matches!(self.hook, TcAttachType::Ingress) { "ingress" } else { "egress" }
     }
 
     /// The hook's number in bpf(2), with TCX.
-    fn hook_number(&self) -> u32 {
+    pub(super) fn hook_number(&self) -> u32 {
         let hook = if matches!(self.hook, TcAttachType::Ingress) {
             bpf_attach_type::BPF_TCX_INGRESS
         } else {
@@ -110,7 +122,7 @@ impl Spot<'_> {
         hook as u32
     }
 
-    fn pin(&self, links: &Path) -> PathBuf {
+    pub(super) fn pin(&self, links: &Path) -> PathBuf {
         links.join(format!("{}-{}", self.ifindex, self.hook_name()))
     }
 
@@ -263,8 +275,9 @@ fn query_failed(io_error: std::io::Error) -> ProgramError {
 
 fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), AttachError> {
     match qdisc_add_clsact(spot.interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(error) if errno(&error) == Some(libc::EEXIST) => {}
+        Ok(()) => {}
+        Err(TcError::AlreadyAttached) => replace_ingress_qdisc(spot)?,
+        Err(error) if errno(&error) == Some(libc::EEXIST) => replace_ingress_qdisc(spot)?,
         Err(error) => return Err(spot.failed("adding a clsact qdisc (RTM_NEWQDISC)", error.into())),
     }
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
@@ -277,6 +290,22 @@ fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), At
     let link = program.take_link(id).map_err(|source| spot.failed(FILTER, source))?;
     // Dropping it would remove the filter, which is to outlive this agent.
     std::mem::forget(link);
+    Ok(())
+}
+
+/// Makes sure that the qdisc that is there has both hooks. One that cannot be replaced has the one for what the pod sends.
+fn replace_ingress_qdisc(spot: Spot<'_>) -> Result<(), AttachError> {
+    let interface = spot.interface;
+    match ingress_qdisc::replace(spot.ifindex) {
+        Ok(None) => {}
+        Ok(Some(filters)) => info!(
+            interface,
+            filters,
+            "replaced the veth's ingress qdisc by a clsact one; its filters moved along, behind pref {PRIORITY}"
+        ),
+        Err(_) if matches!(spot.hook, TcAttachType::Ingress) => {}
+        Err(source) => return Err(AttachError::Qdisc { interface: interface.to_owned(), source }),
+    }
     Ok(())
 }
 

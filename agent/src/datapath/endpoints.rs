@@ -16,6 +16,7 @@ use super::addresses::PodAddresses;
 use super::attach::{self, AttachError, Mode, Spot};
 use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
+use super::readback::{Expected, Foreign, Reader};
 use super::wanted::{Guarding, Policy, Role, Wanted};
 use super::{flows, grace, half_open};
 use crate::causes;
@@ -261,6 +262,47 @@ impl Endpoints {
         Ok(())
     }
 
+    /// Reads back what the kernel has on the hooks of the veths that carry programs: what others have there, and what is wrong. A veth that
+    /// lacks a program is not sure to have any from then on.
+    pub(super) fn read_back(&mut self) -> (Vec<Foreign>, Vec<String>) {
+        let (mut foreign, mut problems) = (Vec::new(), Vec::new());
+        let mut reader = match Reader::open(self.mode, &self.links) {
+            Ok(reader) => reader,
+            Err(error) => {
+                return (foreign, vec![format!("reading back what veths carry: {error}")]);
+            }
+        };
+        let carried = self.carried.iter().filter(|(ifindex, _)| !self.unsure.contains(ifindex));
+        let mut lacking = BTreeSet::new();
+        for (ifindex, it) in carried {
+            let hooks = HOOKS.iter();
+            let hooks =
+                hooks.filter(|(hook, _)| it.policy().is_some() || matches!(hook, TcAttachType::Ingress));
+            for (hook, _) in hooks {
+                let spot = Spot { ifindex: *ifindex, interface: &it.interface, hook: *hook };
+                let expected = Expected { spot, pod: it.pod.as_ref().map(ToString::to_string) };
+                match reader.read(&expected) {
+                    Ok(found) => {
+                        foreign.extend(found.foreign);
+                        problems.extend(found.problems);
+                        if !found.is_there && name_of(*ifindex).as_ref() == Some(&it.interface) {
+                            lacking.insert(*ifindex);
+                            problems.push(lacks(spot));
+                        }
+                    }
+                    // It is gone.
+                    Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                    Err(error) => {
+                        problems
+                            .push(format!("reading back what interface {} carries: {error}", it.interface));
+                    }
+                }
+            }
+        }
+        self.unsure.extend(lacking);
+        (foreign, problems)
+    }
+
     fn put(
         &mut self,
         ebpf: &mut Ebpf,
@@ -301,10 +343,14 @@ impl Endpoints {
         // the same.
         write(maps, ifindex, &want.interface, (policy, Tags::Unsure), epoch)?;
         let room = half_open::make_room(maps, ifindex);
+        let mut attached = Ok(());
         for (hook, direction) in HOOKS {
             let spot = Spot { ifindex, interface: &want.interface, hook };
-            attach::attach(program(ebpf, PROGRAMS[usize::from(direction)])?, self.mode, &self.links, spot)?;
+            let program = program(ebpf, PROGRAMS[usize::from(direction)])?;
+            // Where one hook cannot be had, the other one is better than none.
+            attached = attached.and(attach::attach(program, self.mode, &self.links, spot));
         }
+        attached?;
         self.fresh.insert(ifindex, (want.interface.clone(), policy));
         room.map_err(|source| map_error("HALF_OPEN", &want.interface, source))
     }
@@ -433,6 +479,14 @@ fn forget(maps: &mut Maps, mode: Mode, ifindex: u32) {
     // What stays behind is in nobody's way: an interface index never comes back while the node runs.
     let _ = flows::remove(maps, ifindex);
     let _ = maps.remove_endpoint(ifindex);
+}
+
+fn lacks(spot: Spot<'_>) -> String {
+    format!(
+        "interface {}, {}: Postern's program was taken off by somebody; it is attached again",
+        spot.interface,
+        spot.hook_name()
+    )
 }
 
 fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_link_info, bpf_link_type};
+use aya_obj::generated::{bpf_link_info, bpf_link_type, bpf_prog_info};
 
 use super::bpf::bpf;
 
@@ -20,6 +20,8 @@ use super::bpf::bpf;
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_PIN`
 const OBJ_PIN: libc::c_int = 6;
+/// `BPF_PROG_GET_FD_BY_ID`
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 /// `BPF_OBJ_GET_INFO_BY_FD`
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_PROG_QUERY`
@@ -43,6 +45,14 @@ struct ObjGetInfo {
     bpf_fd: u32,
     info_len: u32,
     info: u64,
+}
+
+/// What `BPF_PROG_GET_FD_BY_ID` reads of `union bpf_attr`.
+#[repr(C)]
+struct ProgramById {
+    prog_id: u32,
+    next_id: u32,
+    open_flags: u32,
 }
 
 /// What `BPF_PROG_QUERY` reads and writes of `union bpf_attr`.
@@ -69,6 +79,15 @@ pub(super) struct Tcx {
     pub(super) id: u32,
     /// Its interface in the namespace where that is; zero once the link was detached.
     pub(super) ifindex: u32,
+}
+
+/// A program on a TCX hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OnHook {
+    /// Its id.
+    pub(super) program: u32,
+    /// Its link's; zero where it was attached without one.
+    pub(super) link: u32,
 }
 
 /// What `BPF_LINK_DETACH` reads of `union bpf_attr`.
@@ -193,8 +212,17 @@ pub(super) fn tcx(pin: &Path) -> io::Result<Option<Tcx>> {
 ///
 /// # Errors
 ///
-/// The interface is gone (`ENODEV`), or the kernel refuses.
+/// As [`on_hook`].
 pub(super) fn attached(ifindex: u32, hook: u32) -> io::Result<Vec<u32>> {
+    Ok(on_hook(ifindex, hook)?.into_iter().map(|it| it.link).filter(|id| *id != 0).collect())
+}
+
+/// The programs on a hook, in the order in which they run.
+///
+/// # Errors
+///
+/// The interface is gone (`ENODEV`), or the kernel refuses.
+pub(super) fn on_hook(ifindex: u32, hook: u32) -> io::Result<Vec<OnHook>> {
     // More than there can be (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
     let (mut ids, mut programs) = ([0_u32; 64], [0_u32; 64]);
     let mut query = Query {
@@ -209,7 +237,28 @@ pub(super) fn attached(ifindex: u32, hook: u32) -> io::Result<Vec<u32>> {
     // SAFETY: the attribute is what the command reads, and there is room for as many ids as it says.
     unsafe { bpf(PROG_QUERY, &mut query)? };
     let count = usize::try_from(query.count).map_err(io::Error::other)?;
-    Ok(ids.into_iter().take(count).filter(|id| *id != 0).collect())
+    let on_hook = ids.into_iter().zip(programs).take(count);
+    Ok(on_hook.map(|(link, program)| OnHook { program, link }).collect())
+}
+
+/// What a program is called; none where nobody may know (that takes `CAP_SYS_ADMIN`), or it has no name.
+pub(super) fn name_of_program(id: u32) -> Option<String> {
+    let mut get = ProgramById { prog_id: id, next_id: 0, open_flags: 0 };
+    // SAFETY: the attribute is what the command reads.
+    let descriptor = unsafe { bpf(PROG_GET_FD_BY_ID, &mut get) }.ok()?;
+    // SAFETY: the kernel just opened it for us, and nobody else knows it.
+    let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // SAFETY: zeroes are a value of this struct of integers.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut get = ObjGetInfo {
+        bpf_fd: program.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of_val(&info)).ok()?,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.ok()?;
+    let name = info.name.iter().map(|it| it.cast_unsigned()).take_while(|it| *it != 0).collect();
+    String::from_utf8(name).ok().filter(|name| !name.is_empty())
 }
 
 /// Removes a pin, and takes its link off at once. What is no link any more, or never was, is no error.

@@ -8,7 +8,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions}
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 use postern_common::LAYOUT_VERSION;
-use postern_common::conntrack::{HALF_OPEN_ROWS, Lifetimes, SECOND};
+use postern_common::conntrack::{ASKED, HALF_OPEN_ROWS, Lifetimes, SECOND};
 use postern_common::service;
 use postern_common::state::State;
 
@@ -65,10 +65,14 @@ pub struct Settings {
     pub services: Services,
     /// Rows for half-open flows that each veth has, see [`super::half_open`]; a power of two. Agents have [`HALF_OPEN_ROWS`].
     pub rows: u32,
+    /// The kernel is `PREEMPT_RT` ([`super::realtime`]): programs of one CPU interrupt each other.
+    pub realtime: bool,
+    /// For how many denied packets of a veth each CPU asks the pod's sockets within a tick of the kernel. Agents have [`ASKED`].
+    pub asked: u32,
 }
 
 impl Settings {
-    /// Every combination of what makes other programs of the same object. Lifetimes do not: they are numbers that the
+    /// Every combination of what makes other programs of the same object on one kernel. Lifetimes do not: they are numbers that the
     /// verifier never branches on.
     pub const ALL: [Self; 4] = [
         Self::new(Established::Recheck, false),
@@ -84,6 +88,8 @@ impl Settings {
             lifetimes: Lifetimes::DEFAULT,
             services: Services::Auto,
             rows: HALF_OPEN_ROWS,
+            realtime: false,
+            asked: ASKED,
         }
     }
 }
@@ -170,6 +176,9 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     let crossings = crossings_per_cpu();
     loader.override_global("POSTERN_CROSSINGS", &crossings, true);
     loader.override_global("POSTERN_SEED", &seed, true);
+    let realtime = u8::from(settings.realtime);
+    loader.override_global("POSTERN_REALTIME", &realtime, true);
+    loader.override_global("POSTERN_ASKED", &settings.asked, true);
     // Without, there are no programs that would read it (see `behind_nat`).
     let layout = btf::skb_layout().unwrap_or_default();
     loader.override_global("POSTERN_SKB", &layout, true);

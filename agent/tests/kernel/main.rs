@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod agents;
 mod agreement;
 mod allowed_again;
 mod any_order;
@@ -25,6 +26,8 @@ mod pod_netns;
 mod ports;
 mod privileges;
 mod programs;
+mod qdiscs;
+mod realtime;
 mod reasons;
 mod recall;
 mod refused;
@@ -35,6 +38,7 @@ mod reuse;
 mod rig;
 mod room;
 mod services;
+mod simultaneous;
 mod spoofing;
 mod swap;
 mod tags;

@@ -1,7 +1,9 @@
 //! Connections that are older than the programs: those that policy allows go on, told by the pod's real sockets.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
+use postern::datapath::object::{Settings, tick};
 use postern_common::reason::Reason::{AllowedByPolicy, DeniedByPolicy, Established, NotIsolated};
 
 use crate::frames::{self, End, tcp};
@@ -141,6 +143,52 @@ fn of_a_server_that_stopped_listening_go_on() {
     let mut rig = rig(&netns, "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 80}]}]\n");
     assert_eq!(rig.sends(&tcp(pod, peer, "A")), Answer(Established));
     assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(Established));
+}
+
+#[test]
+fn sockets_are_asked_for_some_denied_packets_of_a_tick() {
+    let netns = world("older-many");
+    let connections = [from_pod(&netns, 0, 443), from_pod(&netns, 0, 443)];
+    let rules = "  policyTypes: [Ingress, Egress]\n  egress: [{ports: [{port: 443}]}]\n";
+    let world = format!("{WORLD}{rules}");
+    let id = netns.veth.netns.cast_unsigned();
+    let rig = |asked| {
+        let mut rig = Rig::with_settings("shop/web", &world, Settings { asked, ..Settings::default() });
+        rig.on_veth(netns.veth.ifindex, Some(id));
+        rig
+    };
+    let (mut one, mut none) = (rig(1), rig(0));
+    let frames = connections.each_ref().map(|it| tcp(it.peer, it.pod, "A"));
+    let mut denied = 0;
+    for _ in 0..50 {
+        // In a tick of its own, either is found.
+        std::thread::sleep(2 * Duration::from_nanos(tick()));
+        assert_eq!(one.gets(&frames[0]), Answer(Established));
+        denied += u32::from(one.gets(&frames[1]) == Answer(DeniedByPolicy));
+        one.forget_flows();
+        assert_eq!(none.gets(&frames[0]), Answer(DeniedByPolicy));
+    }
+    assert!(denied > 0, "the second of a tick was always found");
+    // What is allowed in its own direction is not counted, or else it would be taken for the pod's own.
+    for _ in 0..20 {
+        let Connection { pod, peer, .. } = connections[0];
+        assert_eq!(none.sends(&tcp(pod, peer, "A")), Answer(Established));
+        none.forget_flows();
+    }
+}
+
+#[test]
+fn sockets_are_not_asked_where_they_cannot_change_the_verdict() {
+    let netns = world("older-useless");
+    let Connection { pod, peer, .. } = &from_peer(&netns, 0, 80);
+    let world = format!("{WORLD}  policyTypes: [Ingress, Egress]\n");
+    let mut rig = Rig::with_settings("shop/web", &world, Settings { asked: 1, ..Settings::default() });
+    rig.on_veth(netns.veth.ifindex, Some(netns.veth.netns.cast_unsigned()));
+    for _ in 0..3 {
+        assert_eq!(rig.gets(&tcp(*peer, *pod, "A")), Answer(DeniedByPolicy));
+        assert_eq!(rig.sends(&tcp(*pod, *peer, "A")), Answer(DeniedByPolicy));
+    }
+    assert_eq!(rig.asked(), 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aya::Ebpf;
+use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunOptions};
 use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
@@ -107,6 +108,21 @@ impl Rig {
         self.writer.execute(&mut self.maps, &Action::AdvanceGeneration).unwrap();
     }
 
+    /// How many have each place for a packet at hand from now on, on each CPU.
+    pub(crate) fn claim(&mut self, places: [u64; 2]) {
+        let mut claims = PerCpuArray::<_, [u64; 2]>::try_from(self.ebpf.map_mut("CLAIMS").unwrap()).unwrap();
+        let cpus = aya::util::nr_cpus().unwrap();
+        for (index, claimed) in (0..).zip(places) {
+            claims.set(index, PerCpuValues::try_from(vec![[claimed, 0]; cpus]).unwrap(), 0).unwrap();
+        }
+    }
+
+    /// How many have each place, on all CPUs.
+    pub(crate) fn claimed(&self) -> Vec<u64> {
+        let claims = PerCpuArray::<_, [u64; 2]>::try_from(self.ebpf.map("CLAIMS").unwrap()).unwrap();
+        (0..2).map(|index| claims.get(&index, 0).unwrap().iter().map(|[claimed, _]| claimed).sum()).collect()
+    }
+
     /// What was noted of packets on their way to a backend.
     pub(crate) fn crossings(&self) -> Vec<Crossing> {
         self.maps.crossings.iter().map(Result::unwrap).collect()
@@ -196,6 +212,20 @@ impl Rig {
     pub(crate) fn unguard(&mut self) {
         self.endpoint.flags = 0;
         self.settle();
+    }
+
+    /// Forgets all established flows of IPv4.
+    pub(crate) fn forget_flows(&mut self) {
+        let flows: Vec<_> = self.maps.flows4.keys().map(Result::unwrap).collect();
+        for flow in &flows {
+            self.maps.flows4.remove(flow).unwrap();
+        }
+    }
+
+    /// For how many denied packets the pod's sockets were asked in the last tick that any was, or would have been.
+    pub(crate) fn asked(&self) -> u64 {
+        let asked = PerCpuArray::<_, [u64; 2]>::try_from(self.ebpf.map("ASKED").unwrap()).unwrap();
+        asked.get(&self.ifindex, 0).unwrap().iter().map(|[_, packets]| packets).sum()
     }
 
     /// Marks all flows as denied, as an agent before may have left them.
