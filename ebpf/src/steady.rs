@@ -61,11 +61,13 @@ pub fn read<V: Copy>(look_up: impl Fn() -> Option<*const V>) -> Option<V> {
 #[inline(always)]
 pub fn read_or_default<V: Copy + Default>(look_up: impl Fn() -> Option<*const V>) -> V {
     let before = changes();
+    fence();
     let mut tries = 0;
     while tries < TRIES {
         let found = look_up();
         // SAFETY: as in `copy`.
         let copy = found.map_or_else(V::default, |value| unsafe { value.read_volatile() });
+        fence();
         let is_steady = before.is_multiple_of(2) && changes() == before;
         if is_steady || look_up() == found {
             return copy;
