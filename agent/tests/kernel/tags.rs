@@ -115,6 +115,8 @@ fn what_an_isolated_pod_tags_itself_is_written_over() {
                 write_tags_inside(wire.pod(CLIENT), tag);
                 for _ in 0..3 {
                     assert_eq!(wire.ask(&client, SERVICE), (Some(GOOD), true), "{style:?}, {tag:x}");
+                    // Once established, nothing is noted of it: what stood there would be all.
+                    assert_eq!(wire.ask(&client, (BAD, BACKEND)), (Some(BAD), true), "{style:?}, {tag:x}");
                 }
                 wire.policy(Some(TO_GOOD));
                 wire.translate(Some(BAD));
