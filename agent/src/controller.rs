@@ -362,6 +362,7 @@ impl Controller {
         if !is_enforced {
             self.datapath.hold_back(&mut wanted);
         }
+        self.datapath.set_tunnel_ports(&self.view.tunnel_ports);
         failures.extend(
             self.datapath
                 .reconcile(&wanted, self.picture != Picture::Complete || !is_enforced)

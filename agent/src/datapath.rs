@@ -14,6 +14,7 @@
 //! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
+//! | [`tunnels`] | UDP ports where tunnels of the node end |
 //! | [`half_open`] | room for half-open flows |
 //! | [`flows`] | removes the flows of a veth that carries programs no more |
 //! | [`expiry`] | removes what has expired of what programs write |
@@ -59,6 +60,7 @@ pub mod realtime;
 pub mod removal;
 pub mod tables;
 mod tc;
+pub mod tunnels;
 pub mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +83,7 @@ use self::object::{LoadError, Services, Settings};
 use self::program_log::ProgramLogError;
 use self::readback::Foreign;
 use self::tables::{WriteError, Writer};
+use self::tunnels::TunnelPorts;
 use self::wanted::Wanted;
 
 /// Why the data path could not be set up.
@@ -134,6 +137,9 @@ pub enum ExecuteError {
         "dropping what is denied before conntrack remembers it: {0}; until that works, it fills the node's table"
     )]
     Unconfirmed(#[source] BehindNatError),
+    /// Ports of tunnels.
+    #[error("writing to map TUNNEL_PORTS: {0}")]
+    TunnelPorts(#[source] MapError),
     /// Reading back what the maps hold.
     #[error("reading the maps: {0}")]
     Read(#[from] MapError),
@@ -146,6 +152,7 @@ pub struct Datapath {
     writer: Writer,
     endpoints: Endpoints,
     expiry: Expiry,
+    tunnel_ports: TunnelPorts,
     /// `None` where this kernel, or its user, has none of it.
     behind_nat: Option<BehindNat>,
     /// `None` where this kernel has none of it.
@@ -197,12 +204,14 @@ impl Datapath {
         }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
         let expiry = Expiry::start(&mut ebpf, &maps)?;
+        let tunnel_ports = TunnelPorts::read(&maps)?;
         let this = Self {
             ebpf,
             maps,
             writer,
             endpoints,
             expiry,
+            tunnel_ports,
             behind_nat,
             unconfirmed,
             links,
@@ -358,6 +367,11 @@ impl Datapath {
         self.endpoints.hold_back(wanted);
     }
 
+    /// On which UDP ports tunnel devices of the node receive. The next [`reconcile`](Self::reconcile) tells the programs.
+    pub fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) {
+        self.tunnel_ports.set(ports);
+    }
+
     /// Makes the veths carry what they are to. Returns what failed. With `hold`, veths that an earlier agent left with
     /// programs keep them as they are: for when it is not known yet what they should carry.
     pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>, hold: bool) -> Vec<ExecuteError> {
@@ -365,6 +379,11 @@ impl Datapath {
         // In front of the first program that leaves anything to it.
         let is_needed = wanted.values().any(|want| want.policy().is_some());
         let mut errors: Vec<ExecuteError> = Vec::new();
+        match self.tunnel_ports.write(&mut self.maps) {
+            // Flows to ports that have become ones of tunnels.
+            Ok(changed) => self.unadvanced |= changed,
+            Err(error) => errors.push(ExecuteError::TunnelPorts(error)),
+        }
         if is_needed {
             errors.extend(self.attach_behind_nat().err());
         } else if let Some(behind_nat) = &mut self.behind_nat {

@@ -8,7 +8,9 @@
 mod dump;
 mod monitor;
 mod scan;
+mod tunnels;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use self::dump::DumpError;
@@ -26,6 +28,8 @@ pub struct Veth {
     pub netns: i32,
     /// Index of the device that it is a port of, a bridge as a rule; zero where it is none's (`IFLA_MASTER`).
     pub master: u32,
+    /// The MAC address of that device, if it is a bridge.
+    pub bridge: Option<[u8; 6]>,
     /// Addresses of the other end, link-local IPv6 ones left out: every interface has one.
     pub addresses: Vec<IpAddr>,
     /// The node itself is on a network behind this veth: its own address here has a prefix shorter than the address, as
@@ -41,6 +45,8 @@ pub struct View {
     pub veths: Vec<Veth>,
     /// The addresses of this namespace: the node's own.
     pub local: Vec<IpAddr>,
+    /// UDP ports on which tunnel devices of this namespace receive.
+    pub tunnel_ports: BTreeSet<u16>,
     /// What the kernel did not tell, for people to read.
     pub unknown: Vec<String>,
 }

@@ -9,7 +9,7 @@ pub const QUARANTINE: u32 = u32::MAX;
 map_types! {
     /// Value of map `ENDPOINTS`, by interface index of the host-side veth. Written by the agent in one update, so that
     /// a packet sees either the old classes or the new ones.
-    pub struct Endpoint [24] {
+    pub struct Endpoint [32] {
         /// Subject class of what the pod gets; [`NOT_ISOLATED`] or a class in map `VERDICTS`.
         pub ingress_class: u32 = 0,
         /// Subject class of what the pod sends.
@@ -23,6 +23,11 @@ map_types! {
         pub netns: u32 = 16,
         /// Interface index of the device that the veth is a port of, a bridge as a rule. Zero: of none.
         pub master: u32 = 20,
+        /// That bridge's MAC address: frames that the pod sends to it are for its node, as those to the veth's own are. Zero: there is no
+        /// bridge, or, with a [`Self::master`], the node's address behind that device is not known.
+        pub master_mac: [u8; 6] = 24,
+        /// Zero.
+        pub reserved: u16 = 30,
     }
 
     /// Key of map `POD_ADDRESSES4`.

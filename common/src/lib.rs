@@ -1,7 +1,7 @@
 //! The one contract between the programs in the kernel and the agent: map keys and values, reasons, and the sizes
 //! they are declared with.
 //!
-//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`] and [`state`], and the frontends
+//! Who writes what: the agent writes the tables in [`endpoint`], [`peer`], [`verdict`], [`tunnel`] and [`state`], and the frontends
 //! in [`service`]; the programs write [`conntrack`] (of which the agent makes the first rows for half-open flows, and removes what has
 //! expired), the rest of [`service`], and the counters indexed by [`reason`].
 //! Neither writes the other's.
@@ -21,6 +21,7 @@ pub mod peer;
 pub mod reason;
 pub mod service;
 pub mod state;
+pub mod tunnel;
 pub mod verdict;
 
 /// Version of everything declared here. Pinned maps live in a folder of this name, so that an agent never opens maps

@@ -58,6 +58,8 @@ reasons! {
     FlowTableFull = 24, "flow-table-full",
     /// A packet behind the choice of a backend that is not what was noted of it on its way there.
     Untraceable = 25, "untraceable",
+    /// To the pod's own node, which would take the packet apart and send on what is in it.
+    Tunnel = 26, "tunnel",
     /// All memory for packets at hand is in use, on a kernel where programs of one CPU interrupt each other (`PREEMPT_RT`).
     Reentered = 27, "reentered",
 }

@@ -28,7 +28,7 @@ use crate::maps::{self, ENDPOINTS, STATE};
 use crate::service::{digest, hairpin_slot, has_ports};
 use crate::skb::Skb;
 use crate::verdict::of_classes;
-use crate::{config, conntrack, count, steady};
+use crate::{config, conntrack, count, steady, tunnel};
 
 /// `NF_DROP` (`linux/netfilter.h`)
 const DROP: u32 = 0;
@@ -306,7 +306,7 @@ fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
     }
     let peer = peer(target.address, endpoint);
     if peer.flags & LOCAL_NODE != 0 {
-        return Reason::Node;
+        return if tunnel::may_be(target.protocol, target.port) { Reason::Tunnel } else { Reason::Node };
     }
     let key = VerdictKey { subject: endpoint.egress_class, peer: peer.class };
     of_classes(key, target.protocol, target.port)

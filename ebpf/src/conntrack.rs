@@ -1,7 +1,7 @@
 //! Established flows: how they go on, and when they are judged again.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, SERVICE, state};
+use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, NODE, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 
@@ -125,15 +125,19 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut
         scene.question.resolved = verdict::is_behind_nat(scene);
     }
     let reason = verdict::judge(ctx, scene);
-    // It may be from before the pod was guarded.
-    let is_others = scene.is_for_another();
+    if !scene.question.resolved {
+        // The address may have become the node's, or no longer be.
+        flow.flags = flow.flags & !NODE | scene.flow_flags() & NODE;
+    }
+    // It may be from before the pod was guarded, or before a tunnel ended where it comes from.
+    let is_others = scene.is_for_another() || flow.initiator == INGRESS && scene.flowless;
     if answers && (scene.question.resolved || scene.service) && !is_others && !reason.drops() {
         // The flow is told by what the pod sends next, which is judged for that.
         return true;
     }
     if flow.initiator == EGRESS && !answers {
         // There may be a Service by now. One that is gone changes nothing here: conntrack may go on translating.
-        flow.flags |= scene.flow_flags();
+        flow.flags |= scene.flow_flags() & SERVICE;
     }
     if flow.flags & SERVICE != 0 && !is_others {
         return service::is_allowed_still(ctx, scene, flow, reason);

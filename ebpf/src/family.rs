@@ -5,7 +5,9 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DirectoryRow, Flow, Flow4, Flow6, IPV6, Row, RowKey, wide};
 use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
-use postern_common::peer::{EPOCH_BITS, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6};
+use postern_common::peer::{
+    EPOCH_BITS, LOCAL_NODE, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6,
+};
 use postern_common::service::{Frontend, FrontendKey4, FrontendKey6};
 
 use crate::frame::Unreadable;
@@ -39,8 +41,17 @@ pub trait Address: Copy + Default + PartialEq {
     /// (RFC 5508 4.2). Nothing is changed where it could not.
     fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool;
 
-    /// Whether the link does not work without this packet.
-    fn is_link(packet: &Packet<Self>) -> bool;
+    /// Whether this is a message that the link does not work without, as its RFC has it.
+    fn is_link(ctx: &TcContext, scene: &Scene<Self>) -> bool;
+
+    /// Whether somebody who is not strict takes this for such a message.
+    fn may_be_link(packet: &Packet<Self>) -> bool;
+
+    /// Whether no router passes on what goes to this address: it is multicast, or the link's alone.
+    fn is_on_link(self) -> bool;
+
+    /// Whether the address is that of several hosts, of which the node may be one: multicast, or the limited broadcast.
+    fn is_many(self) -> bool;
 
     /// The flow between a pod and a peer, from the pod's point of view.
     fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
@@ -66,6 +77,9 @@ pub trait Address: Copy + Default + PartialEq {
 
     /// The peer that an address is, by its own entry.
     fn listed_peer(self, epoch: u32) -> Option<Peer>;
+
+    /// Whether the address is the own node's: each of these has an entry of its own.
+    fn is_nodes(self, epoch: u32) -> bool;
 
     /// The peer that an address is, where it has no entry of its own: by the longest CIDR that holds it.
     fn contained_peer(self, epoch: u32) -> Option<Peer>;
@@ -170,6 +184,12 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
+            fn is_nodes(self, epoch: u32) -> bool {
+                let key = $peer { epoch, address: self.bytes() };
+                steady::read_or_default(|| $peers.get_ptr(&key)).flags & LOCAL_NODE != 0
+            }
+
+            #[inline(always)]
             fn contained_peer(self, epoch: u32) -> Option<Peer> {
                 let address = $prefix { epoch: epoch.to_be_bytes(), address: self.bytes() };
                 $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()
@@ -240,8 +260,25 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_link(_packet: &Packet<Self>) -> bool {
+        fn is_link(_ctx: &TcContext, _scene: &Scene<Self>) -> bool {
             false
+        }
+
+        #[inline(always)]
+        fn may_be_link(_packet: &Packet<Self>) -> bool {
+            false
+        }
+
+        #[inline(always)]
+        fn is_on_link(self) -> bool {
+            self.is_many()
+        }
+
+        #[inline(always)]
+        fn is_many(self) -> bool {
+            let address = u32::from_be(self);
+            // RFC 5771, RFC 919.
+            address >> 28 == 0xe || address == u32::MAX
         }
 
         #[inline(always)]
@@ -312,8 +349,23 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_link(packet: &Packet<Self>) -> bool {
-            parse::is_link(packet)
+        fn is_link(ctx: &TcContext, scene: &Scene<Self>) -> bool {
+            parse::is_link(ctx, &scene.packet, scene.start as usize)
+        }
+
+        #[inline(always)]
+        fn may_be_link(packet: &Packet<Self>) -> bool {
+            parse::may_be_link_message(packet)
+        }
+
+        #[inline(always)]
+        fn is_on_link(self) -> bool {
+            self.is_many() || parse::is_link_local(&self)
+        }
+
+        #[inline(always)]
+        fn is_many(self) -> bool {
+            parse::is_multicast(&self)
         }
 
         #[inline(always)]

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Row, SERVICE, state};
+use postern_common::conntrack::{Flow, NODE, Row, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
@@ -13,13 +13,12 @@ use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 use crate::count::conclude;
 use crate::family::Address;
 use crate::fragment::Relation;
-use crate::frame::Unreadable;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
 use crate::pick_up::{PickedUp, pick_up};
 use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{claim, conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::{addressed, claim, conntrack, directory, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -39,7 +38,7 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
         Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
             reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload, place)
         }
-        frame => reason_of_others::<DIRECTION>(ctx, frame),
+        _ => reason_of_others::<DIRECTION>(ctx),
     }
 }
 
@@ -63,7 +62,10 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
         // SAFETY: the element stays valid until this program ends. What is written is written elsewhere.
         let flow: &Flow = unsafe { &*flow };
         let is_against = transport.starts && flow.initiator != DIRECTION;
-        if conntrack::is_current(flow, scene.generation, scene.now) && !is_against {
+        if conntrack::is_current(flow, scene.generation, scene.now)
+            && !is_against
+            && !addressed::leaves_flow(ctx, scene, flow.flags, DIRECTION)
+        {
             let crosses = service::crosses(flow, DIRECTION);
             if conntrack::is_due(flow, protocol, transport, scene.now) {
                 conntrack::note(scene, DIRECTION);
@@ -86,27 +88,27 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if !recall::take_endpoint(scene) {
         return Reason::NoEndpoint;
     }
-    let endpoint = scene.endpoint;
-    if is_open(&endpoint) {
+    if is_open(&scene.endpoint) {
         return Reason::NotIsolated;
     }
     scene.take_sides::<DIRECTION>();
+    scene.astray = addressed::strays(ctx, &scene.endpoint, DIRECTION);
     match scene.readable {
         readable::YES => {}
         readable::SOURCE_ROUTED => return Reason::SourceRouted,
         _ => return Reason::Malformed,
     }
-    if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 && guard::is_spoofed(ctx, scene) {
+    if DIRECTION == EGRESS && scene.endpoint.flags & GUARDED != 0 && guard::is_spoofed(ctx, scene) {
         return Reason::Spoofed;
     }
-    if A::is_link(&scene.packet) {
+    if A::is_link(ctx, scene) && !(DIRECTION == EGRESS && leaves_link(ctx, scene)) {
         return Reason::Link;
     }
     if scene.packet.fragment == Fragment::Later {
         return match fragment::relation::<DIRECTION, A>(scene) {
             Relation::Follows => Reason::Established,
             Relation::Overlaps => Reason::Malformed,
-            Relation::Orphan => Reason::OrphanFragment,
+            Relation::Orphan | Relation::Elsewhere => Reason::OrphanFragment,
         };
     }
     let Packet { transport, protocol, .. } = scene.packet;
@@ -142,14 +144,23 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     reason
 }
 
+/// Whether the node would send on what a pod sends to the link: it is for nobody on the link, and addressed to the node.
+#[inline(never)]
+fn leaves_link<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
+    let peer = scene.packet.destination;
+    !peer.is_on_link() && addressed::is_to_node(ctx, &scene.endpoint) && !peer.is_nodes(scene.endpoint.epoch)
+}
+
 #[inline(always)]
 fn is_open(endpoint: &Endpoint) -> bool {
     endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED
 }
 
-/// What is neither IPv4 nor IPv6 (2 to 5).
-#[inline(always)]
-fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext, frame: Result<Frame, Unreadable>) -> Reason {
+/// What is neither IPv4 nor IPv6 (2 to 5). A function of its own, for the stack of whatever is.
+#[inline(never)]
+fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
+    // The compiler moves both about, which the verifier lets it do with what has been set.
+    let (kind, payload) = parse::frame(ctx).map_or((UNREADABLE, 0), |it| (it.ethertype.into(), it.payload));
     let ifindex = ifindex(ctx);
     let Some(endpoint) = &recall::endpoint(ifindex) else {
         return Reason::NoEndpoint;
@@ -157,19 +168,22 @@ fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext, frame: Result<Frame, U
     if is_open(endpoint) {
         return Reason::NotIsolated;
     }
-    match frame {
-        Ok(Frame { ethertype: ethertype::ARP, payload }) => {
-            match guard::is_spoofed_arp(ctx, payload, ifindex) {
-                Ok(true) if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 => Reason::Spoofed,
-                Ok(_) => Reason::Link,
-                Err(_) => Reason::Malformed,
-            }
-        }
-        Ok(_) if endpoint.ingress_class == QUARANTINE => Reason::Quarantined,
-        Ok(_) => Reason::UnknownEtherType,
-        Err(_) => Reason::Malformed,
+    if kind == u32::from(ethertype::ARP) {
+        return match guard::is_spoofed_arp(ctx, payload, ifindex) {
+            Ok(true) if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 => Reason::Spoofed,
+            Ok(_) => Reason::Link,
+            Err(_) => Reason::Malformed,
+        };
+    }
+    match kind {
+        UNREADABLE => Reason::Malformed,
+        _ if endpoint.ingress_class == QUARANTINE => Reason::Quarantined,
+        _ => Reason::UnknownEtherType,
     }
 }
+
+/// In place of an ethertype: there is none.
+const UNREADABLE: u32 = u32::MAX;
 
 /// What is known of a packet's flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -196,7 +210,15 @@ fn known_established<const DIRECTION: u8, A: Address>(
     if scene.flow.expires <= scene.now || scene.packet.transport.starts && scene.flow.initiator != DIRECTION {
         return Known::Nothing;
     }
-    if !conntrack::judge_established_again(ctx, scene, note) {
+    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+        return Known::Nothing;
+    }
+    let is_allowed = conntrack::judge_established_again(ctx, scene, note);
+    // That the other side is the node may have turned out just now.
+    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+        return Known::Nothing;
+    }
+    if !is_allowed {
         return Known::Denied;
     }
     scene.service = scene.flow.flags & SERVICE != 0;
@@ -227,6 +249,12 @@ fn known_half_open_either<const DIRECTION: u8, A: Address>(
     }
 }
 
+/// Whether a packet is none of a flow with these flags, whatever its addresses and ports are.
+#[inline(always)]
+fn is_astray<const DIRECTION: u8, A: Address>(scene: &Scene<A>, flags: u8) -> bool {
+    DIRECTION == EGRESS && scene.astray && flags & (SERVICE | NODE) != 0
+}
+
 /// Looks for a half-open flow that began in one direction.
 #[inline(never)]
 fn known_half_open<const DIRECTION: u8, A: Address>(
@@ -238,6 +266,9 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     if !half_open::find(scene, row, initiator) {
         return Known::Nothing;
     }
+    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+        return Known::Nothing;
+    }
     let mut flow = scene.flow;
     // A SYN-ACK of the side that sent the first SYN: both sent one (RFC 9293 3.5).
     if note && initiator == DIRECTION && scene.packet.transport.answers && flow.state != state::ANSWERED {
@@ -247,6 +278,10 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     let allowed = conntrack::judge_again(ctx, scene, &mut flow);
     scene.flow = flow;
     scene.service = flow.flags & SERVICE != 0;
+    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+        half_open::update(scene, row);
+        return Known::Nothing;
+    }
     if allowed && note {
         step(scene, DIRECTION);
     } else if !allowed || flow.generation != generation || flow.flags != flags {
@@ -345,7 +380,7 @@ fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
     if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(scene) {
         return Reason::Established;
     }
-    if reason.drops() {
+    if reason.drops() || scene.flowless {
         return reason;
     }
     if A::flow(&scene.key).is_some() {
@@ -367,6 +402,7 @@ fn is_answer<const DIRECTION: u8, A: Address>(scene: &mut Scene<A>) -> bool {
     let Some(row) = half_open::row(scene) else { return false };
     if !half_open::find(scene, row, other_way(DIRECTION))
         || scene.flow.state != state::OPENING
+        || is_astray::<DIRECTION, A>(scene, scene.flow.flags)
         // After policy changed, the first side's next SYN is judged before this one is an answer again.
         || !conntrack::is_current(&scene.flow, scene.generation, scene.now)
     {
@@ -391,7 +427,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     let Some(row) = half_open::row(scene) else {
         let reason = scene.judge(ctx, DIRECTION);
-        return if reason.drops() { reason } else { Reason::FlowTableFull };
+        return if reason.drops() || scene.flowless { reason } else { Reason::FlowTableFull };
     };
     if known == Known::Nothing {
         known = known_half_open_either::<DIRECTION, A>(ctx, scene, row);
@@ -420,6 +456,9 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     if known == Known::Denied {
         // It may be a packet of its own, and does not reopen what policy closed.
+        return reason;
+    }
+    if scene.flowless {
         return reason;
     }
     if transport.goes_on && known == Known::Nothing {

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slot};
+use postern_common::direction::EGRESS;
 
 use crate::family::Address;
 use crate::maps::FRAGMENTS;
@@ -26,7 +27,7 @@ fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
         identification: packet.datagram.identification,
         protocol: A::FAMILY | u32::from(packet.datagram.protocol),
         length: packet.datagram.length as u32,
-        reserved: 0,
+        to_node: u32::from(scene.direction == EGRESS && !scene.astray),
     }
 }
 
@@ -45,6 +46,8 @@ pub enum Relation {
     Orphan,
     /// It goes over bytes of the first one, which were what was judged.
     Overlaps,
+    /// It follows, and goes to somebody else than the first one went, which went to the pod's node.
+    Elsewhere,
     /// It follows.
     Follows,
 }
@@ -69,11 +72,13 @@ pub fn relation<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> Relation {
     let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(&slot)) else {
         return Relation::Orphan;
     };
-    let Datagram { expires, length, .. } = found;
-    if expires <= now() || (Datagram { expires, length, ..datagram(scene) }) != found {
+    let Datagram { expires, length, to_node, .. } = found;
+    if expires <= now() || (Datagram { expires, length, to_node, ..datagram(scene) }) != found {
         Relation::Orphan
     } else if scene.packet.datagram.offset < length as usize {
         Relation::Overlaps
+    } else if to_node != 0 && scene.astray {
+        Relation::Elsewhere
     } else {
         Relation::Follows
     }

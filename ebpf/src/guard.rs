@@ -4,13 +4,15 @@ use aya_ebpf::programs::TcContext;
 use postern_common::direction::EGRESS;
 use postern_common::reason::Reason;
 use postern_common::service::UNTAGGED;
+use postern_common::state::State;
 
 use crate::count::conclude;
 use crate::family::Address;
 use crate::frame::{self, Unreadable};
-use crate::parse::{self, ethertype};
-use crate::scene::{Scene, ifindex};
-use crate::{claim, recall, service};
+use crate::maps::STATE;
+use crate::parse::{self, Packet, ethertype};
+use crate::scene::{Scene, ifindex, readable};
+use crate::{claim, recall, service, tunnel};
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -19,7 +21,7 @@ mod neighbour {
     pub(super) const REDIRECT: u8 = 137;
 }
 
-/// The whole program for pods that no policy selects: anything passes that is not spoofed.
+/// The whole program for pods that no policy selects: anything passes that is not spoofed, nor spoofed inside a tunnel.
 #[inline(always)]
 pub fn judge(ctx: &TcContext) -> i32 {
     // Nothing that it sends is noted, whatever the pod wrote.
@@ -33,29 +35,47 @@ fn reason(ctx: &TcContext, place: u32) -> Reason {
     let Ok(frame) = parse::frame(ctx) else {
         return Reason::Malformed;
     };
-    let is_spoofed = match frame.ethertype {
+    match frame.ethertype {
         ethertype::ARP => match is_spoofed_arp(ctx, frame.payload, ifindex) {
-            Ok(is_spoofed) => is_spoofed,
-            Err(_) => return Reason::Malformed,
+            Ok(true) => Reason::Spoofed,
+            Ok(false) => Reason::NotIsolated,
+            Err(_) => Reason::Malformed,
         },
-        ethertype::IPV4 => is_spoofed_packet::<u32>(ctx, frame.payload, place),
-        ethertype::IPV6 => is_spoofed_packet::<[u32; 4]>(ctx, frame.payload, place),
-        _ => false,
-    };
-    if is_spoofed { Reason::Spoofed } else { Reason::NotIsolated }
+        ethertype::IPV4 => reason_of_packet::<u32>(ctx, frame.payload, place),
+        ethertype::IPV6 => reason_of_packet::<[u32; 4]>(ctx, frame.payload, place),
+        _ => Reason::NotIsolated,
+    }
 }
 
 #[inline(always)]
-fn is_spoofed_packet<A: Address>(ctx: &TcContext, start: usize, place: u32) -> bool {
+fn reason_of_packet<A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
     let Some(scene) = A::scene(place) else {
         // Every array has its elements.
-        return true;
+        return Reason::Spoofed;
     };
     // SAFETY: it belongs to this CPU, where nobody else has the place.
     let scene = unsafe { &mut *scene };
     // Addresses are read first: what is wrong further on is for the receiver to judge.
     scene.set::<EGRESS>(ctx, start);
-    is_spoofed(ctx, scene)
+    if is_spoofed(ctx, scene) {
+        Reason::Spoofed
+    } else if is_tunnel(scene) {
+        Reason::Tunnel
+    } else {
+        Reason::NotIsolated
+    }
+}
+
+/// Whether a packet goes into a tunnel that the pod's own node takes apart: whoever stands inside sends it then.
+#[inline(never)]
+fn is_tunnel<A: Address>(scene: &Scene<A>) -> bool {
+    let Packet { destination, protocol, transport, .. } = scene.packet;
+    if scene.readable != readable::YES || !tunnel::may_be(protocol, transport.destination_port) {
+        return false;
+    }
+    let epoch = STATE.get(0).map_or(0, |state: &State| state.epoch);
+    // What an agent that has only just started is to write is not there yet; what the one before it wrote is.
+    destination.is_many() || destination.is_nodes(epoch) || destination.is_nodes(epoch.wrapping_sub(1))
 }
 
 /// Whether an IP packet is from another's address, or tells the link what only another may.
@@ -65,7 +85,7 @@ pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
     if !packet.source.is_nobodys() && !recall::is_pods(packet.source, *ifindex) {
         return true;
     }
-    if !A::is_link(packet) {
+    if !A::may_be_link(packet) {
         return false;
     }
     match packet.transport.kind {

@@ -13,6 +13,7 @@
 #![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
 
+pub mod addressed;
 pub mod atomic;
 pub mod behind_nat;
 pub mod claim;
@@ -36,5 +37,6 @@ pub mod skb;
 pub mod slot;
 pub mod sockets;
 pub mod steady;
+pub mod tunnel;
 pub mod unconfirmed;
 pub mod verdict;

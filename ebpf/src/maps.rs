@@ -22,6 +22,7 @@ use postern_common::service::{
     MAX_FRONTENDS, MAX_HAIRPINS,
 };
 use postern_common::state::State;
+use postern_common::tunnel::TUNNEL_WORDS;
 use postern_common::verdict::{MAX_PORT_PAGES, MAX_VERDICTS, PortPage, PortPageKey, Verdict, VerdictKey};
 
 /// Memory follows the entries in use, not the limit.
@@ -74,6 +75,10 @@ pub static FRONTENDS4: HashMap<FrontendKey4, Frontend, MAX_FRONTENDS, GROWING> =
 /// Frontend -> who judges what goes there. Written by the agent.
 #[btf_map]
 pub static FRONTENDS6: HashMap<FrontendKey6, Frontend, MAX_FRONTENDS, GROWING> = HashMap::new();
+
+/// UDP ports on which tunnel devices of the node receive, a bit each. Written by the agent.
+#[btf_map]
+pub static TUNNEL_PORTS: Array<u64, { TUNNEL_WORDS }> = Array::new();
 
 /// Packets on their way to the choice of a backend. Written by the programs.
 #[btf_map]

@@ -4,15 +4,17 @@ mod arp;
 mod ethernet;
 mod ipv4;
 mod ipv6;
+mod link;
 mod transport;
 
 pub use self::arp::sender as arp_sender;
 pub use self::ethernet::{Frame, ethertype, frame};
 pub use self::ipv4::{parse as ipv4, quote as quote_ipv4, transport as transport_behind_ipv4};
 pub use self::ipv6::{
-    MAX_OFFSET, is_link, is_link_local, may_be_link, parse as ipv6, quote as quote_ipv6,
+    MAX_OFFSET, is_link_local, is_multicast, parse as ipv6, quote as quote_ipv6,
     transport as transport_behind_ipv6,
 };
+pub use self::link::{is_link, may_be_link, may_be_link_message};
 pub use self::transport::of_skb as transport_of_skb;
 
 /// What one packet says about its connection.
@@ -29,6 +31,8 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// IPv6: the hop limit, which tells messages of the link itself from others.
     pub hop_limit: u8,
+    /// IPv6: what the fixed header says is next.
+    pub next_header: u8,
     /// Place in a fragmented datagram.
     pub fragment: Fragment,
     /// The fragmented datagram.

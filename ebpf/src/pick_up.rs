@@ -55,7 +55,7 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(
         return PickedUp::Unknown;
     }
     let connection = sockets::connection(ctx, scene);
-    if connection == Connection::Unknown || scene.is_for_another() {
+    if connection == Connection::Unknown || scene.is_for_another() || scene.flowless {
         return PickedUp::Unknown;
     }
     let (from_peer, from_pod) =

@@ -1,7 +1,7 @@
 //! What is known of the packet at hand.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Identity, Row, SERVICE};
+use postern_common::conntrack::{Flow, Identity, NODE, Row, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -75,6 +75,11 @@ pub struct Scene<A: Address> {
     pub start: u32,
     /// One of [`readable`]'s constants.
     pub readable: u8,
+    /// The pod sends it to somebody else than its node, by the MAC address: see [`crate::addressed::strays`].
+    pub astray: bool,
+    /// What policy was asked about last opens no flow: it is astray, and to the node or a Service by its addresses; or it comes from
+    /// where a tunnel ends, which may not be answered.
+    pub flowless: bool,
     /// A row to make others of: zeroes but for the interface index. No [`Row`], whose lock may not stand here.
     pub empty: [u64; size_of::<Row>() / 8],
 }
@@ -173,7 +178,8 @@ impl<A: Address> Scene<A> {
     /// Flags of a flow that begins with this packet.
     #[inline(always)]
     pub fn flow_flags(&self) -> u8 {
-        if self.service { SERVICE } else { 0 }
+        let service = if self.service { SERVICE } else { 0 };
+        service | if self.is_peer_node { NODE } else { 0 }
     }
 
     /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and

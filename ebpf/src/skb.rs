@@ -76,10 +76,10 @@ impl Skb {
         if offset == 0 { 0 } else { self.field::<u64>(offset) as u32 & 7 }
     }
 
-    /// Whether the packet carries the socket that sent it: a process of the node did.
+    /// Whether a process of the node sent the packet: it carries a socket, and came in by no interface.
     #[inline(always)]
-    pub fn has_socket(self) -> bool {
-        !self.field::<*const u8>(config::skb().sk).is_null()
+    pub fn is_sent_here(self) -> bool {
+        !self.field::<*const u8>(config::skb().sk).is_null() && self.iif() == 0
     }
 
     /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.

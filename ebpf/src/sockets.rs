@@ -12,11 +12,12 @@ use aya_ebpf::programs::TcContext;
 use crate::family::Address;
 use crate::scene::Scene;
 
-/// Whether a packet still carries the socket that sent it: of what a pod gets, what its node's own processes sent.
+/// Whether one of the node's own processes sent what a pod gets: the packet still carries the socket that sent it, and came in by no
+/// interface. What a bridge passes on from another pod carries that pod's socket.
 #[inline(always)]
 pub fn sent(ctx: &TcContext) -> bool {
     // SAFETY: the context of a running program is valid.
-    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() }
+    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && (*ctx.skb.skb).ingress_ifindex == 0 }
 }
 
 /// What a look-up found.

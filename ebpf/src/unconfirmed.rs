@@ -87,7 +87,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     let start = Start { ifindex, endpoint, pod, peer, protocol };
     // (9)
     let class = of_peer(&start);
-    if class.flags & LOCAL_NODE != 0 && skb.has_socket() {
+    if class.flags & LOCAL_NODE != 0 && skb.is_sent_here() {
         return None;
     }
     let reason = verdict(&start, class);

@@ -15,7 +15,7 @@ use crate::family::Address;
 use crate::maps::{PORT_PAGES, STATE, VERDICTS};
 use crate::scene::Scene;
 use crate::service::has_ports;
-use crate::{recall, sockets};
+use crate::{recall, sockets, tunnel};
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -34,11 +34,13 @@ pub struct Question<A> {
 
 /// Judges a new flow of one direction, as the scene's question has it, by policy alone, without regard to what was allowed before.
 ///
-/// 1. A direction that no policy isolates: allowed.
-/// 2. A Service's frontend: its backends decide, each behind the choice, or all of them together.
-/// 3. The pod's own node: allowed when the packet goes there, or when a socket of the node sent it
-///    (`skb->sk`; forwarded packets have none).
-/// 4. The verdict of the pod's class and the peer's.
+/// 1. A tunnel that the pod's own node takes apart: dropped.
+/// 2. A direction that no policy isolates: allowed.
+/// 3. A Service's frontend: its backends decide, each behind the choice, or all of them together. Where the pod sends the packet to
+///    somebody else than its node: dropped.
+/// 4. The pod's own node: allowed when the packet goes there, by its MAC address as well, or when a process of the node sent it
+///    ([`sockets::sent`]).
+/// 5. The verdict of the pod's class and the peer's.
 ///
 /// The scene says then whether the packet may end elsewhere.
 ///
@@ -48,7 +50,9 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let endpoint = &scene.endpoint;
     let Question { direction, protocol, port, resolved, .. } = scene.question;
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
-    if subject == NOT_ISOLATED && direction == INGRESS {
+    (scene.is_peer_node, scene.flowless) = (false, false);
+    // Unless it comes from where a tunnel may end.
+    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::may_be(protocol, scene.peer.1) {
         return Reason::NotIsolated;
     }
     let frontends = direction == EGRESS && !resolved && has_ports(protocol);
@@ -64,9 +68,20 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         return Reason::DeniedByPolicy;
     };
     scene.is_peer_node = answer.flags & IS_NODE != 0;
-    let is_node = scene.is_peer_node && (direction != INGRESS || sockets::sent(ctx));
+    let is_outgoing = scene.direction == EGRESS;
+    // What the pod sends does not tell who sent what it gets.
+    let may_be_node = if direction == EGRESS { !scene.astray } else { is_outgoing || sockets::sent(ctx) };
+    let is_node = scene.is_peer_node && may_be_node;
     let is_behind_nat = answer.class == BEHIND_NAT;
-    scene.service = direction == EGRESS && (is_node || is_behind_nat);
+    scene.service = direction == EGRESS && !scene.astray && (is_node || is_behind_nat);
+    scene.flowless = scene.astray && (scene.is_peer_node || is_behind_nat);
+    if is_tunnel(scene) {
+        // What the pod gets from where a tunnel ends is not of the tunnel, and its answers would be.
+        scene.flowless = true;
+        if direction == EGRESS {
+            return Reason::Tunnel;
+        }
+    }
     if subject == NOT_ISOLATED {
         return Reason::NotIsolated;
     }
@@ -77,10 +92,18 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         return Reason::Quarantined;
     }
     if is_behind_nat {
-        let is_judged = STATE.get(0).is_some_and(|state| state.behind_nat != 0);
+        let is_judged = !scene.astray && STATE.get(0).is_some_and(|state| state.behind_nat != 0);
         return if is_judged { Reason::Service } else { Reason::DeniedByPolicy };
     }
     if answer.flags & IS_ALLOWED != 0 { Reason::AllowedByPolicy } else { Reason::DeniedByPolicy }
+}
+
+/// Whether what the question is about goes to where a tunnel of the node ends, or comes from there.
+#[inline(never)]
+fn is_tunnel<A: Address>(scene: &Scene<A>) -> bool {
+    let Question { direction, peer, protocol, port, .. } = scene.question;
+    let end = if direction == EGRESS { port } else { scene.peer.1 };
+    (scene.is_peer_node || peer.is_many()) && tunnel::may_be(protocol, end)
 }
 
 /// What the tables are asked, in full: the peer's address, the classes' epoch and the subject's class, port, protocol, and whether the

@@ -250,6 +250,9 @@ fn enforce(maps: &mut Maps, objects: Vec<Object>) -> Result<Endpoint> {
         epoch: writer.epoch(),
         flags: GUARDED,
         netns: 0,
-        master: 0,
+        // A port of a bridge, which all frames are addressed to.
+        master: 1,
+        master_mac: [2, 0, 0, 0, 0, 2],
+        reserved: 0,
     })
 }

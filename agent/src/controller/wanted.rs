@@ -21,10 +21,13 @@ use crate::links::Veth;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Antispoof {
-    /// Isolated pods'. Others carry no program
+    /// Isolated pods', and those of pods whose veth is a port of a bridge, where nothing else is in between: a small program goes on
+    /// the veths of those that no policy isolates
     #[default]
+    Bridged,
+    /// Isolated pods' alone. Others carry no program
     Isolated,
-    /// Those of every pod of this node: a small program goes on the veths of pods that no policy isolates
+    /// Those of every pod of this node
     All,
     /// Nobody's
     Off,
@@ -33,6 +36,7 @@ pub enum Antispoof {
 impl fmt::Display for Antispoof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Bridged => "bridged",
             Self::Isolated => "isolated",
             Self::All => "all",
             Self::Off => "off",
@@ -41,20 +45,33 @@ impl fmt::Display for Antispoof {
 }
 
 impl Antispoof {
-    fn guarding(self, pod: &Pod) -> Guarding {
+    fn guarding(self, pod: &Pod, veth: &Veth) -> Guarding {
         match self {
             _ if pod.unguarded => Guarding::Never,
-            Self::Isolated => Guarding::WhileIsolated,
-            Self::All => Guarding::Always,
             Self::Off => Guarding::Never,
+            _ if self.names(veth) => Guarding::Always,
+            _ => Guarding::WhileIsolated,
         }
+    }
+
+    /// Whether what comes from behind a veth is checked though no policy isolates it.
+    fn names(self, veth: &Veth) -> bool {
+        match self {
+            Self::All => true,
+            Self::Bridged => veth.bridge.is_some(),
+            Self::Isolated | Self::Off => false,
+        }
+    }
+
+    /// Whether a pod's senders may be checked though no policy isolates it.
+    fn may_name(self, pod: &Pod) -> bool {
+        !pod.unguarded && matches!(self, Self::All | Self::Bridged)
     }
 }
 
 /// What each veth is to carry, and the isolated pods with an address whose veth was not found.
 ///
-/// 1. A veth of exactly one pod is that pod's: its classes; where no policy isolates it, the guard if all
-///    pods are to have it, else nothing.
+/// 1. A veth of exactly one pod is that pod's: its classes; where no policy isolates it, the guard if it is to have it, else nothing.
 /// 2. One of several pods cannot be judged: quarantine, until the objects agree again. Where none of them is
 ///    isolated, the guard if all of them are to have it, with the addresses of all.
 /// 3. One of a pod whose object is gone keeps what it had. Where an earlier agent had isolated the pod,
@@ -73,7 +90,7 @@ pub(super) fn wanted(
     let claims = claims(&pods);
     let departed: BTreeMap<PodKey, &DepartedPod> = engine
         .departed_pods()
-        .filter(|it| it.subject.is_isolated() || antispoof.guarding(&it.pod) == Guarding::Always)
+        .filter(|it| it.subject.is_isolated() || antispoof.may_name(&it.pod))
         .map(|it| (it.key, it))
         .collect();
     owners.retain(veths);
@@ -99,24 +116,25 @@ pub(super) fn wanted(
     let mut wanted = BTreeMap::new();
     for (veth, behind) in veths.iter().zip(behind) {
         let interface = || veth.interface.clone();
-        let is_guarded = |pod: &LocalPod| antispoof.guarding(&pod.pod) == Guarding::Always;
+        let is_guarded = |pod: &LocalPod| antispoof.guarding(&pod.pod, veth) == Guarding::Always;
         let want = match behind {
-            Behind::Departed(key) => departed.get(&key).map(|it| {
-                let (guarding, id) = (antispoof.guarding(&it.pod), it.pod.id.clone());
+            Behind::Departed(key) => departed.get(&key).and_then(|it| {
+                let (guarding, id) = (antispoof.guarding(&it.pod, veth), it.pod.id.clone());
                 let addresses = &it.pod.addresses[..];
                 let want = if it.subject.is_isolated() {
                     Wanted::subject(interface(), (id, addresses), &it.subject, guarding, veth.netns)
-                        .port_of(veth.master)
-                } else {
+                } else if guarding == Guarding::Always {
                     Wanted::guard(interface(), Some(id), addresses.iter().copied().collect())
+                } else {
+                    return None;
                 };
-                want.departed()
+                Some(want.departed())
             }),
             Behind::Earlier(addresses) if owners.was_closed(veth.ifindex) => {
                 Some(Wanted::remains(interface(), addresses))
             }
             Behind::Earlier(addresses) => {
-                (antispoof == Antispoof::All).then(|| Wanted::guard(interface(), None, addresses).departed())
+                antispoof.names(veth).then(|| Wanted::guard(interface(), None, addresses).departed())
             }
             Behind::Pods(behind) => {
                 let behind: Vec<&LocalPod> = behind.iter().map(|pod| &pods[*pod]).collect();
@@ -128,12 +146,9 @@ pub(super) fn wanted(
                         may_be_ours.then(|| Wanted::quarantine(interface()))
                     }
                     [LocalPod { pod, subject, .. }] if subject.is_isolated() => {
-                        let guarding = antispoof.guarding(pod);
+                        let guarding = antispoof.guarding(pod, veth);
                         let pod = (pod.id.clone(), &pod.addresses[..]);
-                        Some(
-                            Wanted::subject(interface(), pod, subject, guarding, veth.netns)
-                                .port_of(veth.master),
-                        )
+                        Some(Wanted::subject(interface(), pod, subject, guarding, veth.netns))
                     }
                     [_, _, ..] if behind.iter().any(|pod| pod.subject.is_isolated()) => {
                         Some(Wanted::quarantine(interface()))
@@ -147,7 +162,7 @@ pub(super) fn wanted(
             }
         };
         if let Some(want) = want {
-            wanted.insert(veth.ifindex, want);
+            wanted.insert(veth.ifindex, want.port_of(veth.master, veth.bridge));
         }
     }
     (wanted, hidden.into_iter().map(|pod| pod.pod.id.clone()).collect())

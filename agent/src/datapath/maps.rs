@@ -50,6 +50,7 @@ pub const SHAPES: &[Shape] = &[
     shape::<u32, State>("STATE"),
     shape::<FrontendKey4, Frontend>("FRONTENDS4"),
     shape::<FrontendKey6, Frontend>("FRONTENDS6"),
+    shape::<u32, u64>("TUNNEL_PORTS"),
     shape::<u32, Crossing>("CROSSINGS"),
     shape::<HairpinSlot, Hairpin>("HAIRPINS"),
     shape::<Flow4, Flow>("FLOWS4"),
@@ -126,6 +127,8 @@ pub struct Maps {
     pub frontends4: HashMap<MapData, FrontendKey4, Frontend>,
     /// IPv6 frontends.
     pub frontends6: HashMap<MapData, FrontendKey6, Frontend>,
+    /// UDP ports where tunnels end.
+    pub tunnel_ports: Array<MapData, u64>,
     /// Packets on their way to the choice of a backend.
     pub crossings: Array<MapData, Crossing>,
     /// Packets on their way back to who sent them.
@@ -200,6 +203,7 @@ impl Maps {
             state: map("STATE")?.try_into()?,
             frontends4: map("FRONTENDS4")?.try_into()?,
             frontends6: map("FRONTENDS6")?.try_into()?,
+            tunnel_ports: map("TUNNEL_PORTS")?.try_into()?,
             crossings: map("CROSSINGS")?.try_into()?,
             hairpins: map("HAIRPINS")?.try_into()?,
             flows4: map("FLOWS4")?.try_into()?,

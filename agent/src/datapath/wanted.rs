@@ -44,6 +44,8 @@ pub struct Policy {
     pub netns: i32,
     /// Index of the device that the veth is a port of; zero where it is none's.
     pub master: u32,
+    /// The MAC address of that device where it is a bridge; else zero.
+    pub master_mac: [u8; 6],
 }
 
 /// For how long a pod may send from its own addresses alone.
@@ -69,12 +71,19 @@ impl Policy {
             flags: if self.guarding == Guarding::Never { 0 } else { GUARDED },
             netns: u32::try_from(self.netns).map_or(0, |id| id + 1),
             master: self.master,
+            master_mac: self.master_mac,
+            reserved: 0,
         }
     }
 
     /// Both directions in one class, of a veth of which nothing else is known.
     fn both(class: ClassId) -> Self {
-        Self { ingress: class, egress: class, guarding: Guarding::Never, netns: -1, master: 0 }
+        Self::of(class, class)
+    }
+
+    /// Each direction in its class, of a veth of which nothing else is known.
+    fn of(ingress: ClassId, egress: ClassId) -> Self {
+        Self { ingress, egress, guarding: Guarding::Never, netns: -1, master: 0, master_mac: [0; 6] }
     }
 
     /// The programs pass everything: what a veth carries just before they go.
@@ -93,16 +102,16 @@ impl Wanted {
         guarding: Guarding,
         netns: i32,
     ) -> Self {
-        let policy = Policy { ingress: subject.ingress, egress: subject.egress, guarding, netns, master: 0 };
+        let policy = Policy { guarding, netns, ..Policy::of(subject.ingress, subject.egress) };
         let addresses = addresses.iter().copied().collect();
         Self { interface, pod: Some(pod), departed: false, addresses, role: Role::Policy(policy) }
     }
 
-    /// The same for a veth that is a port of another device; zero: of none.
+    /// The same for a veth that is a port of another device, zero: of none; and that device's MAC address, if it is a bridge.
     #[must_use]
-    pub fn port_of(mut self, master: u32) -> Self {
+    pub fn port_of(mut self, master: u32, bridge: Option<[u8; 6]>) -> Self {
         if let Role::Policy(policy) = &mut self.role {
-            policy.master = master;
+            (policy.master, policy.master_mac) = (master, bridge.unwrap_or_default());
         }
         self
     }

@@ -14,7 +14,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::dump::{Ask, Connection, DumpError};
-use super::{LinkError, Veth, View};
+use super::{LinkError, Veth, View, tunnels};
 
 /// How often a dump is made that is interrupted each time. All of these together are taken then: a link or address that was there
 /// all along is in one of them.
@@ -87,14 +87,25 @@ async fn look(ask: &impl Ask, known: &BTreeMap<u32, Option<Veth>>) -> Result<Vie
             links.extend(link.map(|link| (*ifindex, link)));
         }
     }
-    for (ifindex, link) in links {
-        let Some(end) = veth(&link) else { continue };
+    view.tunnel_ports = links.values().flat_map(tunnels::ports).collect();
+    let mut masters: BTreeMap<u32, Option<[u8; 6]>> = BTreeMap::new();
+    for (ifindex, link) in &links {
+        let Some(end) = veth(link) else { continue };
+        let ifindex = *ifindex;
         let before = known.get(&ifindex).and_then(Option::as_ref);
         let seen = behind(ask, ifindex, end, before, &mut view.unknown).await.map_err(failed("a link"))?;
         let Some((end, addresses)) = seen else { continue };
         let uplink = uplinks.contains(&ifindex);
         let End { interface, netns, master, .. } = end;
-        view.veths.push(Veth { ifindex, interface, netns, master, addresses, uplink });
+        if master != 0 && !masters.contains_key(&master) {
+            let link = match links.get(&master) {
+                Some(link) => Some(link.clone()),
+                None => ask.link(master).await.map_err(failed("a bridge"))?,
+            };
+            masters.insert(master, link.as_ref().and_then(bridge));
+        }
+        let bridge = masters.get(&master).copied().flatten();
+        view.veths.push(Veth { ifindex, interface, netns, master, bridge, addresses, uplink });
     }
     view.local.sort();
     view.local.dedup();
@@ -182,6 +193,20 @@ fn veth(message: &LinkMessage) -> Option<End> {
     }
     if is_veth { Some(End { interface: name?, netns: netns?, peer: peer?, master }) } else { None }
 }
+
+/// The MAC address of a bridge.
+fn bridge(message: &LinkMessage) -> Option<[u8; 6]> {
+    let kind = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Bridge));
+    let is_bridge = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkInfo(info) if info.iter().any(kind));
+    if !message.attributes.iter().any(is_bridge) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
+
 /// The interface's own address: `IFA_LOCAL` where there is one, since `IFA_ADDRESS` is the other end's on
 /// point-to-point links.
 fn address(message: &AddressMessage) -> Option<IpAddr> {

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use etherparse::{Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header};
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
+/// Where all frames with packets go by their MAC address: what a pod sends, to its node.
+pub(crate) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// One end of a connection.
 pub(crate) type End = (&'static str, u16);
 
 fn ip(source: &str, destination: &str) -> PacketBuilderStep<IpHeaders> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], NODE_MAC);
     match (source.parse().unwrap(), destination.parse().unwrap()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             ethernet.ipv4(source.octets(), destination.octets(), 64)
@@ -74,11 +77,6 @@ pub(crate) fn echo(source: &str, destination: &str, identifier: u16, reply: bool
     })
 }
 
-/// An ICMPv6 message of any type.
-pub(crate) fn icmpv6(source: &str, destination: &str, kind: u8) -> Vec<u8> {
-    written(|frame| ip(source, destination).icmpv6_raw(kind, 0, [0; 4]).write(frame, &[0; 16]).unwrap())
-}
-
 /// An ICMP error about a frame: its packet is quoted whole.
 pub(crate) fn icmp_error(source: &str, destination: &str, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
     let quoted = &about[Ethernet2Header::LEN..];
@@ -137,9 +135,50 @@ pub(crate) fn with_length(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// An ICMPv6 message of the link itself: with a hop limit that tells that no router passed it on.
+/// An ICMPv6 message of the link itself, as its RFC has it: with a hop limit that tells that no router passed it on. What it is about, if
+/// anything, is its destination; of a group of those that may have an address, one in `fd00::/64`.
 pub(crate) fn on_link(source: &str, destination: &str, kind: u8, hop_limit: u8) -> Vec<u8> {
-    let mut frame = icmpv6(source, destination, kind);
+    let group: std::net::Ipv6Addr = destination.parse().unwrap();
+    let target = match group.segments() {
+        [0xff02, 0, 0, 0, 0, 1, high, low] => [0xfd00, 0, 0, 0, 0, 0, high & 0xff, low].into(),
+        [0xff02, 0, 0, 0, 0, 0, 0, 1] => "fd00::1".parse().unwrap(),
+        _ => group,
+    };
+    on_link_about(source, destination, kind, hop_limit, target)
+}
+
+/// The same about any address.
+pub(crate) fn on_link_about(
+    source: &str,
+    destination: &str,
+    kind: u8,
+    hop_limit: u8,
+    target: std::net::Ipv6Addr,
+) -> Vec<u8> {
+    let body = match kind {
+        133 => vec![],
+        134 => vec![0; 8],
+        137 => vec![0; 32],
+        143 => [&[4, 0, 0, 0], &target.octets()[..]].concat(),
+        _ => target.octets().to_vec(),
+    };
+    // A report has one record.
+    let counted = if kind == 143 { [0, 0, 0, 1] } else { [0; 4] };
+    on_link_with(source, destination, kind, hop_limit, counted, &body)
+}
+
+/// The same of any content.
+pub(crate) fn on_link_with(
+    source: &str,
+    destination: &str,
+    kind: u8,
+    hop_limit: u8,
+    header: [u8; 4],
+    body: &[u8],
+) -> Vec<u8> {
+    let mut frame = written(|frame| {
+        ip(source, destination).icmpv6_raw(kind, 0, header).write(frame, body).unwrap();
+    });
     frame[Ethernet2Header::LEN + 7] = hop_limit;
     frame
 }

@@ -11,6 +11,7 @@ use postern_policy::model::Direction;
 use postern_policy::reference::Traffic;
 use postern_policy::{ClassId, Engine, Plan, Scope, Subject, Tables};
 
+use crate::frames::NODE_MAC;
 use crate::programs::{Counted, Programs};
 use crate::rig::IFINDEX;
 use crate::traffic::{self, Place};
@@ -103,6 +104,7 @@ impl Node {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
+            master_mac: NODE_MAC,
             ..Endpoint::default()
         };
         self.maps.set_endpoint(IFINDEX, endpoint).unwrap();

@@ -296,33 +296,3 @@ fn fragments_of_both_families() {
     assert_eq!(rig.gets(&later(6)), Answer(OrphanFragment), "of another datagram");
     assert_eq!(rig.gets(&later(60)), Answer(Established));
 }
-
-#[test]
-fn messages_of_the_link_come_from_the_link() {
-    use frames::on_link;
-    for kind in [133, 134, 135, 136, 137] {
-        check(vec![
-            ("of the link", on_link("fe80::9", "fd00::1", kind, 255), Link),
-            ("from beyond a router", on_link("fe80::9", "fd00::1", kind, 254), DeniedByPolicy),
-            (
-                "with a code",
-                changed(on_link("fe80::9", "fd00::1", kind, 255), TCP6 + 1, &[1]),
-                DeniedByPolicy,
-            ),
-        ]);
-    }
-    for kind in [130, 131, 132, 143] {
-        check(vec![
-            ("of the link", on_link("fe80::9", "ff02::16", kind, 1), Link),
-            ("while it has no address", on_link("::", "ff02::16", kind, 1), Link),
-            ("from a routable address", on_link("fd00::9", "ff02::16", kind, 1), DeniedByPolicy),
-            ("with a hop limit for routers", on_link("fe80::9", "ff02::16", kind, 2), DeniedByPolicy),
-        ]);
-    }
-    let arp = || frames::arp(1, "10.0.0.9", "10.0.0.1");
-    check(vec![
-        ("ARP", arp(), Link),
-        ("ARP for something else than IPv4", changed(arp(), IP + 2, &[0x86, 0xdd]), Malformed),
-        ("ARP cut short", cut(arp(), IP + 27), Malformed),
-    ]);
-}

@@ -89,7 +89,7 @@ fn frames_that_are_not_judged_by_policy() {
     version6[14] = 0x45;
     let table: &[(&str, &[u8], Reason)] = &[
         ("ARP", &frames::arp(1, "10.0.0.1", "10.0.0.2"), Reason::Link),
-        ("neighbour solicitation", &frames::on_link("fd00::2", "fd00::1", 135, 255), Reason::Link),
+        ("neighbour solicitation", &frames::on_link("fd00::2", "ff02::1:ff00:1", 135, 255), Reason::Link),
         ("router advertisement", &frames::on_link("fe80::1", "ff02::1", 134, 255), Reason::Link),
         ("multicast listener report", &frames::on_link("fe80::1", "ff02::16", 143, 1), Reason::Link),
         ("an ethertype nobody knows", &frames::ethernet(0x88b5), Reason::UnknownEtherType),

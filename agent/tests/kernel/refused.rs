@@ -12,6 +12,7 @@ use postern_policy::model::{Direction, NamespacedName, Object, ObjectRef, Protoc
 use postern_policy::testkit::build::{block, namespace, pod, policy, range, rule};
 use postern_policy::{Action, ClassId, Engine, PeerClass, PortSet, Scope, Subject, Tables};
 
+use crate::frames::NODE_MAC;
 use crate::programs::Programs;
 use crate::replacing::states::{self, Dice};
 use crate::traffic::{Place, with_ports};
@@ -111,6 +112,7 @@ impl Agent {
             ingress_class: classes.ingress.0,
             egress_class: classes.egress.0,
             epoch: self.writer.epoch(),
+            master_mac: NODE_MAC,
             ..Endpoint::default()
         };
         let ifindex = self.veth(pod);

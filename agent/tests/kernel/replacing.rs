@@ -18,6 +18,7 @@ use postern_policy::{Action, Engine, Plan, Scope, Subject};
 
 use self::paths::Path;
 use self::states::{Dice, WORKERS};
+use crate::frames::NODE_MAC;
 use crate::programs::{Counted, Programs};
 use crate::rig::IFINDEX;
 use crate::traffic::Place;
@@ -180,6 +181,7 @@ impl Agent {
             ingress_class: subject.ingress.0,
             egress_class: subject.egress.0,
             epoch: self.writer.epoch(),
+            master_mac: NODE_MAC,
             ..Endpoint::default()
         };
         let worker = WORKERS.iter().zip(1000..).find(|((name, ..), _)| *name == &*pod.name);

@@ -16,10 +16,11 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
 use postern_common::service::Crossing;
+use postern_common::tunnel::{TUNNEL_WORDS, place};
 use postern_policy::model::{NamespacedName, Object, ObjectRef};
 use postern_policy::{Action, Engine, Scope};
 
-use crate::frames::End;
+use crate::frames::{End, NODE_MAC};
 
 /// Test runs show packets on the loopback device unless told otherwise.
 pub(crate) const IFINDEX: u32 = 1;
@@ -63,7 +64,7 @@ impl Rig {
         let engine = Engine::new(Scope::Node("node-a".into()), first);
         let (namespace, name) = pod.split_once('/').unwrap();
         let pod = NamespacedName::new(namespace, name);
-        let (ifindex, endpoint) = (IFINDEX, Endpoint::default());
+        let (ifindex, endpoint) = (IFINDEX, Endpoint { master_mac: NODE_MAC, ..Endpoint::default() });
         half_open::make_room(&mut maps, ifindex).unwrap();
         let mut rig = Self { ebpf, maps, writer, engine, pod, ifindex, endpoint };
         rig.apply(yaml);
@@ -243,6 +244,23 @@ impl Rig {
         for (key, mut row) in rows {
             row.flows.iter_mut().filter(|flow| flow.expires != 0).for_each(|flow| flow.flags |= DENIED);
             maps.half_open.insert(key, row, 0).unwrap();
+        }
+    }
+
+    /// From now on, the pod's veth is a port of a device, zero: of none; with this MAC address, if it is a bridge.
+    pub(crate) fn port_of(&mut self, master: u32, master_mac: [u8; 6]) {
+        (self.endpoint.master, self.endpoint.master_mac) = (master, master_mac);
+        self.settle();
+    }
+
+    /// From now on, a tunnel device of the node receives on these UDP ports.
+    pub(crate) fn tunnel_ports(&mut self, ports: &[u16]) {
+        let mut words = vec![0; TUNNEL_WORDS];
+        for (word, bit) in ports.iter().map(|port| place(*port)) {
+            words[word as usize] |= bit;
+        }
+        for (index, word) in (0..).zip(words) {
+            self.maps.tunnel_ports.set(index, word, 0).unwrap();
         }
     }
 

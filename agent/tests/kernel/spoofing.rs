@@ -23,7 +23,7 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{}]}
 
 /// A neighbour advertisement for an address.
 fn advertisement(target: &str) -> Vec<u8> {
-    let mut frame = on_link("fd00::1", "fd00::9", 136, 255);
+    let mut frame = on_link("fd00::1", "fe80::9", 136, 255);
     let target: std::net::Ipv6Addr = target.parse().unwrap();
     frame[14 + 40 + 8..][..16].copy_from_slice(&target.octets());
     frame
@@ -77,9 +77,9 @@ fn table() -> Vec<(&'static str, Vec<u8>, Reason)> {
             },
             Spoofed,
         ),
-        ("a solicitation", on_link("fd00::1", "ff02::1", 135, 255), Link),
-        ("while it has no address", on_link("::", "ff02::1", 135, 255), Link),
-        ("a solicitation as another", on_link("fd00::2", "ff02::1", 135, 255), Spoofed),
+        ("a solicitation", on_link("fd00::1", "ff02::1:ff00:9", 135, 255), Link),
+        ("while it has no address", on_link("::", "ff02::1:ff00:1", 135, 255), Link),
+        ("a solicitation as another", on_link("fd00::2", "ff02::1:ff00:9", 135, 255), Spoofed),
         ("asking for routers", on_link("fe80::1", "ff02::2", 133, 255), Link),
         ("as a router", on_link("fe80::1", "ff02::1", 134, 255), Spoofed),
         ("a redirect", on_link("fe80::1", "ff02::1", 137, 255), Spoofed),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::frames::NODE_MAC;
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use postern_policy::model::Protocol;
 use postern_policy::reference::Traffic;
@@ -17,7 +18,7 @@ pub(crate) enum Place {
 }
 
 fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<IpHeaders> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], NODE_MAC);
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             ethernet.ipv4(source.octets(), destination.octets(), 64)

@@ -113,6 +113,15 @@ pub(crate) fn shell(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The MAC address of the node's bridge.
+fn bridge_mac() -> [u8; 6] {
+    let shown = Command::new("ip").args(["-o", "link", "show", "type", "bridge"]).output().unwrap().stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    let mac = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
 fn nft(rules: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
@@ -235,13 +244,14 @@ impl Wire {
         self.datapath.execute(plan).unwrap();
         self.datapath.finish().unwrap();
         let mut wanted = BTreeMap::new();
+        let bridge = (self.bridge != 0).then(bridge_mac);
         for local in self.engine.local_pods().filter(|local| local.subject.is_isolated()) {
             let [IpAddr::V4(address)] = local.pod.addresses[..] else { panic!("one address") };
             let veth = &self.pods[&address].veth;
             let pod = (local.pod.id.clone(), &local.pod.addresses[..]);
             let interface = veth.interface.clone();
             let want = Wanted::subject(interface, pod, &local.subject, Guarding::WhileIsolated, veth.netns);
-            wanted.insert(veth.ifindex, want.port_of(self.bridge));
+            wanted.insert(veth.ifindex, want.port_of(self.bridge, bridge));
         }
         let errors = self.datapath.reconcile(&wanted, false);
         assert!(errors.is_empty(), "{errors:?}");

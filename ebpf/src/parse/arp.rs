@@ -19,11 +19,17 @@ struct Message {
     target: [u16; 2],
 }
 
-/// Who a message says it is from.
+/// Bytes of the shortest Ethernet frame behind its header: what a message is padded to, and no more.
+const LONGEST: usize = 46;
+
+/// Who a request or reply says it is from.
 #[inline(always)]
 pub fn sender(ctx: &TcContext, offset: usize) -> Result<u32, Unreadable> {
     let message: Message = frame::read(ctx, offset)?;
-    if message.kind.map(u16::from_be) != FOR_IPV4 {
+    if message.kind.map(u16::from_be) != FOR_IPV4
+        || !matches!(u16::from_be(message.operation), 1 | 2)
+        || frame::length(ctx) > offset + LONGEST
+    {
         return Err(Unreadable::Malformed);
     }
     let [[a, b], [c, d]] = message.sender.map(u16::to_ne_bytes);

@@ -1,13 +1,9 @@
 //! IPv6 (RFC 8200) with extension headers.
 
-use core::ops::RangeInclusive;
-
 use aya_ebpf::programs::TcContext;
 
-use postern_common::IPPROTO_ICMPV6;
-
 use super::transport as transport_header;
-use super::{Datagram, Fragment, Packet, Transport};
+use super::{Datagram, Fragment, Packet};
 use crate::frame::{self, Unreadable};
 use crate::skb::Skb;
 
@@ -18,14 +14,8 @@ const MAX_EXTENSIONS: usize = 6;
 /// No transport header is looked for beyond this offset of the frame.
 pub const MAX_OFFSET: usize = 1024;
 
-/// Router and neighbour solicitation and advertisement, redirect (RFC 4861).
-const NEIGHBOUR_DISCOVERY: RangeInclusive<u8> = 133..=137;
-/// Multicast listener query, report, done (RFC 2710).
-const LISTENER: RangeInclusive<u8> = 130..=132;
-/// Multicast listener report of version 2 (RFC 3810).
-const LISTENER_REPORT_V2: u8 = 143;
-
-const HOP_BY_HOP: u8 = 0;
+/// Hop-by-hop options.
+pub(super) const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
@@ -35,6 +25,9 @@ const DESTINATION: u8 = 60;
 const OFFSET: u16 = 0xfff8;
 /// More fragments follow.
 const MORE_FRAGMENTS: u16 = 1;
+
+/// Length of the fixed header.
+pub(super) const LENGTH: usize = size_of::<Header>();
 
 /// The fixed header.
 #[repr(C)]
@@ -66,6 +59,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
     copy(&mut packet.source, header.source);
     copy(&mut packet.destination, header.destination);
     packet.hop_limit = header.hop_limit;
+    packet.next_header = header.next_header;
     let mut protocol = header.next_header;
     let mut offset = start + size_of::<Header>();
     let payload = usize::from(u16::from_be(header.payload_length));
@@ -139,35 +133,16 @@ fn copy(to: &mut [u32; 4], [a, b, c, d]: [u32; 4]) {
     }
 }
 
-/// Whether the link does not work without this message.
-///
-/// Neighbour discovery has a hop limit that no router lets through (RFC 4861 6.1, 7.1, 8.1); multicast listener messages
-/// have one that none passes on, and the sender's address on the link (RFC 2710 3, RFC 3810 5).
-#[inline(always)]
-pub fn is_link(packet: &Packet<[u32; 4]>) -> bool {
-    // None of them may come in fragments (RFC 6980 5).
-    if packet.protocol != IPPROTO_ICMPV6 || packet.fragment != Fragment::Whole {
-        return false;
-    }
-    let Transport { kind, code, .. } = packet.transport;
-    if NEIGHBOUR_DISCOVERY.contains(&kind) {
-        return packet.hop_limit == 255 && code == 0;
-    }
-    (LISTENER.contains(&kind) || kind == LISTENER_REPORT_V2)
-        && packet.hop_limit == 1
-        && (is_link_local(&packet.source) || packet.source == [0; 4])
-}
-
-/// Whether an ICMPv6 message is of a type that the link may not work without, well-formed or not.
-#[inline(always)]
-pub fn may_be_link(kind: u8) -> bool {
-    NEIGHBOUR_DISCOVERY.contains(&kind) || LISTENER.contains(&kind) || kind == LISTENER_REPORT_V2
-}
-
 /// Whether an address is link-local (RFC 4291 2.5.6).
 #[inline(always)]
 pub fn is_link_local(address: &[u32; 4]) -> bool {
     u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
+}
+
+/// Whether an address is multicast (RFC 4291 2.7).
+#[inline(always)]
+pub fn is_multicast(address: &[u32; 4]) -> bool {
+    u32::from_be(address[0]) >> 24 == 0xff
 }
 
 /// Length of an extension header in bytes.

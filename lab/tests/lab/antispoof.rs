@@ -1,5 +1,6 @@
 //! A pod under policy sends from its own addresses alone, and answers for them alone; with `--antispoof=all`, every pod.
 
+mod neighbours;
 mod roles;
 mod world;
 

@@ -31,6 +31,7 @@ fn veth(ifindex: u32, addresses: &[&str]) -> Veth {
         interface: format!("veth{ifindex}"),
         netns: 40 + i32::try_from(ifindex).unwrap(),
         master: 0,
+        bridge: None,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         uplink: false,
     }

@@ -75,6 +75,7 @@ fn known(indexes: &[u32]) -> BTreeMap<u32, Option<Veth>> {
         ifindex,
         interface: format!("veth{ifindex}"),
         master: 0,
+        bridge: None,
         netns: 3,
         addresses: vec![[10, 9, 1, 9].into()],
         uplink: false,

@@ -13,12 +13,13 @@ use postern::datapath::tables::Writer;
 use postern_common::conntrack::{Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, IPV6, Identity, Row, wide};
 use postern_common::endpoint::{Endpoint, GUARDED, QUARANTINE};
 use postern_common::reason::Reason;
+use postern_common::tunnel::place;
 use postern_policy::model::{Direction, NamespacedName};
 use postern_policy::{Engine, Scope};
 
 use super::model::Key;
 use super::sequence::{Shown, Veth};
-use super::world::{self, NODE4, NODE6, POD4, POD6, Policy};
+use super::world::{self, NODE_MAC, NODE4, NODE6, POD4, POD6, Policy, TUNNEL_PORTS};
 use crate::rig::{NEXT, SHOT};
 
 /// Rows of half-open flows that each veth has: enough for a sequence, and few to read for those of all veths.
@@ -57,6 +58,10 @@ impl Kernel {
             maps.add_pod_address(ifindex, POD4.into()).unwrap();
             maps.add_pod_address(ifindex, POD6.into()).unwrap();
         }
+        for (word, bit) in TUNNEL_PORTS.map(place) {
+            let before = maps.tunnel_ports.get(&word, 0).unwrap();
+            maps.tunnel_ports.set(word, before | bit, 0).unwrap();
+        }
         let class = |name: &'static str| {
             let pod = engine.local_pod(&NamespacedName::new("shop", name)).expect("a pod of this node");
             (pod.subject.ingress.0, pod.subject.egress.0)
@@ -86,8 +91,14 @@ impl Kernel {
             }
         };
         let flags = if veth.guarded { GUARDED } else { 0 };
-        let endpoint =
-            Endpoint { ingress_class, egress_class, epoch: self.epoch, flags, ..Endpoint::default() };
+        let endpoint = Endpoint {
+            ingress_class,
+            egress_class,
+            epoch: self.epoch,
+            flags,
+            master_mac: NODE_MAC,
+            ..Endpoint::default()
+        };
         self.maps.set_endpoint(ifindex, endpoint).unwrap();
     }
 

@@ -57,6 +57,8 @@ fn blind(seen: &Seen, seconds: u64) -> Vec<(Direction, Reason)> {
         !OUT_OF_REACH.contains(reason)
             // Sources of what a pod gets are not checked.
             && (*direction, *reason) != (Direction::Ingress, Reason::Spoofed)
+            // Nor whether it is of a tunnel.
+            && (*direction, *reason) != (Direction::Ingress, Reason::Tunnel)
             && seen.totals.get(*direction, *reason) < seconds * EACH_SECOND
     })
     .collect()

@@ -56,6 +56,10 @@ pub(super) const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 /// The node's own addresses.
 pub(super) const NODE4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(super) const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfe);
+/// The MAC address of the bridge that the veth is a port of: of the node.
+pub(super) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Where tunnels of the node end: UDP.
+pub(super) const TUNNEL_PORTS: [u16; 2] = [5000, 40_001];
 const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const DATABASE4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
@@ -182,6 +186,20 @@ fn is_of_many(port: u16) -> bool {
 /// Whether an address is the node's own.
 pub(super) fn is_node(address: IpAddr) -> bool {
     address == IpAddr::V4(NODE4) || address == IpAddr::V6(NODE6)
+}
+
+/// Whether what goes to an address, by this protocol and to this port if it has any, is taken apart by the node as a tunnel's.
+pub(super) fn is_tunnel(peer: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+    let is_many = match peer {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    let is_of_tunnels = match protocol {
+        4 | 41 | 47 | 115 | 137 => true,
+        17 => port.is_some_and(|port| TUNNEL_PORTS.contains(&port)),
+        _ => false,
+    };
+    (is_node(peer) || is_many) && is_of_tunnels
 }
 
 /// Whether an address is the pod's, as Kubernetes knows it.

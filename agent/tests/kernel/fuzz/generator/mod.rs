@@ -94,6 +94,7 @@ impl Generator {
             (6, Kind::Again),
         ]);
         let (direction, mut bytes) = self.frame(kind);
+        link::readdress(&mut self.dice, &mut bytes);
         if self.dice.percent(12) {
             mutate::mutate(&mut self.dice, &mut bytes);
         }
@@ -199,7 +200,7 @@ impl Generator {
             Direction::Ingress => (peer, pod),
             Direction::Egress => (pod, peer),
         };
-        let protocol = self.dice.one_of(&[47, 50, 59, 1, 58, 136, 2, 4, 41, 255]);
+        let protocol = self.dice.one_of(&[47, 50, 59, 1, 58, 136, 2, 4, 41, 115, 137, 3, 255]);
         let length = self.dice.one_of(&[0, 4, 8, 32]);
         let body = self.dice.bytes(length);
         Draft::new(source, destination, protocol, body)

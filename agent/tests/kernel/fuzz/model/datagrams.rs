@@ -10,7 +10,15 @@ use super::packet::{Fragment, Packet, Part};
 /// Datagrams of a veth and direction whose first fragment was allowed, and how many bytes that one held; the last noted
 /// last. Nothing for one whose leave was taken away: it may have displaced others all the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Datagrams(Vec<(Datagram, Option<usize>)>);
+pub(super) struct Datagrams(Vec<(Datagram, Option<First>)>);
+
+/// A first fragment that was allowed.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    length: usize,
+    /// The pod sent it to its node.
+    to_node: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Datagram {
@@ -33,7 +41,7 @@ impl Datagram {
 
 impl Datagrams {
     /// A packet was judged: where it is a first fragment, this decides about the later ones.
-    pub(super) fn note(&mut self, packet: &Packet<'_>, reason: Reason) {
+    pub(super) fn note(&mut self, packet: &Packet<'_>, reason: Reason, to_node: bool) {
         let Some(fragment) = packet.fragment else { return };
         let Part::First(length) = fragment.part else { return };
         let datagram = Datagram::of(packet, fragment);
@@ -43,20 +51,25 @@ impl Datagrams {
             }
         } else {
             self.0.retain(|(noted, _)| *noted != datagram);
-            self.0.push((datagram, Some(length)));
+            self.0.push((datagram, Some(First { length, to_node })));
         }
     }
 
     /// Judges a later fragment. Another datagram may have taken the slot of any but the last.
-    pub(super) fn follow(&self, packet: &Packet<'_>) -> Expected {
+    pub(super) fn follow(&self, packet: &Packet<'_>, astray: bool) -> Expected {
         let orphan = Expected::Exactly(Reason::OrphanFragment);
         let Some(fragment) = packet.fragment else { return orphan };
         let Part::Later(offset) = fragment.part else { return orphan };
         let datagram = Datagram::of(packet, fragment);
         let Some(at) = self.0.iter().position(|(noted, _)| *noted == datagram) else { return orphan };
-        let Some(length) = self.0[at].1 else { return orphan };
-        let overlaps = offset < length;
-        let reason = if overlaps { Reason::Malformed } else { Reason::Established };
+        let Some(First { length, to_node }) = self.0[at].1 else { return orphan };
+        let reason = if offset < length {
+            Reason::Malformed
+        } else if to_node && astray {
+            return orphan;
+        } else {
+            Reason::Established
+        };
         if at + 1 == self.0.len() {
             Expected::Exactly(reason)
         } else {

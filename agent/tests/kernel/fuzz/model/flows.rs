@@ -41,6 +41,8 @@ pub(super) struct Flow {
     /// The policy generation that it was last judged under.
     pub(super) generation: u32,
     pub(super) denied: bool,
+    /// The other side has the node's address.
+    pub(super) node: bool,
     /// Which directions sent a FIN.
     finished: [bool; 2],
     /// Packets of the first side before anybody answered.
@@ -77,17 +79,24 @@ impl Entry {
 
     /// A packet that policy allows opens a flow, or goes on with the half-open one that its side started; a SYN begins
     /// it anew. What was established before is forgotten.
-    pub(super) fn start(&mut self, initiator: Direction, generation: u32, protocol: u8, flags: Flags) {
+    pub(super) fn start(
+        &mut self,
+        initiator: Direction,
+        (generation, node): (u32, bool),
+        protocol: u8,
+        flags: Flags,
+    ) {
         let place = Place::HalfOpen(initiator);
         let flow = self.get_mut(place);
         if let Some(flow) = flow.as_mut().filter(|_| !flags.syn) {
-            (flow.generation, flow.denied) = (generation, false);
+            (flow.generation, flow.denied, flow.node) = (generation, false, node);
         } else {
             *flow = Some(Flow {
                 initiator,
                 stage: Stage::Opening,
                 generation,
                 denied: false,
+                node,
                 finished: [false; 2],
                 unanswered: 0,
             });

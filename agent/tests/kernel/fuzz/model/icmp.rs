@@ -73,37 +73,117 @@ fn echo(v6: bool, body: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
-/// The link's own messages.
+/// What only some may tell the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
-    /// Solicitations.
-    Solicitation,
+pub(super) enum Claim {
     /// A neighbour advertisement for this address, where it is long enough to hold one.
-    NeighbourAdvertisement(Option<Ipv6Addr>),
+    Address(Option<Ipv6Addr>),
     /// Router advertisements and redirects.
-    OfRouters,
-    /// Multicast listener messages.
-    Listener,
+    Routing,
 }
 
-/// Whether a packet is one of the link's own messages, which are never fragmented (RFC 6980).
-pub(super) fn link(packet: &Packet<'_>) -> Option<Link> {
-    let (IpAddr::V6(source), Transport::Icmp { v6: true, bytes }) = (packet.source, &packet.transport) else {
+/// What a packet claims to somebody who looks at no more than type, code and hop limit.
+pub(super) fn claim(packet: &Packet<'_>) -> Option<Claim> {
+    let (IpAddr::V6(_), Transport::Icmp { v6: true, bytes }) = (packet.source, &packet.transport) else {
         return None;
     };
-    if packet.fragment.is_some() {
+    if packet.fragment.is_some() || packet.hops != 255 || bytes[1] != 0 {
         return None;
     }
     match bytes[0] {
-        133..=137 if packet.hops != 255 || bytes[1] != 0 => None,
-        133 | 135 => Some(Link::Solicitation),
-        134 | 137 => Some(Link::OfRouters),
-        136 => Some(Link::NeighbourAdvertisement((bytes.len() >= 24).then(|| ipv6::address(bytes, 8)))),
-        130..=132 | 143 if packet.hops == 1 && (is_link_local(source) || source.is_unspecified()) => {
-            Some(Link::Listener)
-        }
+        134 | 137 => Some(Claim::Routing),
+        136 => Some(Claim::Address((bytes.len() >= 24).then(|| ipv6::address(bytes, 8)))),
         _ => None,
     }
+}
+
+/// Records of a report that are looked at.
+const RECORDS: usize = 72;
+
+/// Whether a packet is one of the link's own messages, which are never fragmented (RFC 6980), and have nothing behind them.
+pub(super) fn is_link(packet: &Packet<'_>) -> bool {
+    let (IpAddr::V6(source), IpAddr::V6(destination), Transport::Icmp { v6: true, bytes }) =
+        (packet.source, packet.destination, &packet.transport)
+    else {
+        return false;
+    };
+    if packet.fragment.is_some() || packet.trailer > 0 {
+        return false;
+    }
+    match bytes[0] {
+        133..=137 => {
+            packet.hops == 255
+                && packet.extensions.is_empty()
+                && bytes[1] == 0
+                && is_neighbour_discovery(source, destination, bytes)
+        }
+        130..=132 | 143 => {
+            packet.hops == 1
+                && matches!(packet.extensions[..], [] | [(0, 8)])
+                && (is_link_local(source) || source.is_unspecified())
+                && is_listener(destination, bytes)
+        }
+        _ => false,
+    }
+}
+
+/// RFC 4861 4.
+fn is_neighbour_discovery(source: Ipv6Addr, destination: Ipv6Addr, bytes: &[u8]) -> bool {
+    let length = bytes.len();
+    let to_all_or_one = destination == of_link(1) || !destination.is_multicast();
+    let target = || (length >= 24).then(|| ipv6::address(bytes, 8)).filter(|it| !it.is_multicast());
+    match bytes[0] {
+        133 => length <= 24 && (destination == of_link(2) || is_link_local(destination)),
+        134 => is_link_local(source) && length >= 16 && to_all_or_one,
+        135 => target().is_some_and(|target| {
+            let [.., a, b, c] = target.octets();
+            let group =
+                Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+            length <= 40 && (destination == group || destination == target && !source.is_unspecified())
+        }),
+        136 => target().is_some() && length <= 32 && to_all_or_one,
+        137 => is_link_local(source) && length >= 40 && to_all_or_one,
+        _ => false,
+    }
+}
+
+/// RFC 2710 3, RFC 3810 5.
+fn is_listener(destination: Ipv6Addr, bytes: &[u8]) -> bool {
+    let length = bytes.len();
+    if bytes[0] == 143 {
+        let Some(records) = be16(bytes, 6).map(usize::from).filter(|records| *records <= RECORDS) else {
+            return false;
+        };
+        let mut rest = &bytes[8..];
+        for _ in 0..records {
+            let Some(sources) = be16(rest, 2) else { return false };
+            // Neither may a record have auxiliary data, nor end behind the message.
+            match (rest[1], rest.get(20 + 16 * usize::from(sources)..)) {
+                (0, Some(behind)) => rest = behind,
+                _ => return false,
+            }
+        }
+        return rest.is_empty() && destination == of_link(0x16);
+    }
+    if length < 24 || !destination.is_multicast() {
+        return false;
+    }
+    let group = ipv6::address(bytes, 8);
+    match bytes[0] {
+        130 => {
+            let sources = be16(bytes, 26).map(usize::from);
+            (length == 24 || sources.is_some_and(|sources| length == 28 + 16 * sources))
+                && (destination == of_link(1) || destination == group)
+        }
+        131 => length == 24 && destination == group,
+        132 => length == 24 && destination == of_link(2),
+        _ => false,
+    }
+}
+
+/// A well-known group of the link.
+fn of_link(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, number)
 }
 
 /// `fe80::/10`

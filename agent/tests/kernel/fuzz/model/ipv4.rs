@@ -30,6 +30,9 @@ pub(super) fn read(bytes: &[u8], gso: bool) -> Result<Packet<'_>, Reason> {
             protocol,
             part: Part::at(offset, body),
         }),
+        protocol,
+        extensions: Vec::new(),
+        trailer: bytes.len() - total,
         transport,
     })
 }

@@ -23,6 +23,8 @@ pub(super) struct Chain<'a> {
     pub(super) body: &'a [u8],
     /// Where there is a fragment header; and whether more fragments follow.
     fragment: Option<(Fragment, bool)>,
+    /// The headers passed, with their lengths.
+    passed: Vec<(u8, usize)>,
 }
 
 impl Chain<'_> {
@@ -52,6 +54,9 @@ pub(super) fn read(bytes: &[u8], before: usize, gso: bool) -> Result<Packet<'_>,
         destination: IpAddr::V6(address(header, 24)),
         hops: header[7],
         fragment: fragment.map(|(fragment, _)| fragment),
+        protocol: chain.protocol,
+        extensions: chain.passed,
+        trailer: rest.len() - body.len(),
         transport,
     })
 }
@@ -71,7 +76,7 @@ pub(super) fn address(header: &[u8], at: usize) -> Ipv6Addr {
 /// Goes from header to header, up to the first that is none of those, or that is cut off by fragmentation. Each header
 /// begins `within` the first bytes of the body. Where a quoted packet had still to go matters to nobody.
 pub(super) fn walk(first: u8, body: &[u8], within: usize, quoted: bool) -> Result<Chain<'_>, Reason> {
-    let mut chain = Chain { protocol: first, body, fragment: None };
+    let mut chain = Chain { protocol: first, body, fragment: None, passed: Vec::new() };
     for passed in 0.. {
         if body.len() - chain.body.len() >= within {
             return Err(Reason::Malformed);
@@ -100,6 +105,7 @@ pub(super) fn walk(first: u8, body: &[u8], within: usize, quoted: bool) -> Resul
             };
             chain.fragment = Some((fragment, word & 1 != 0));
         }
+        chain.passed.push((chain.protocol, length));
         chain.protocol = header[0];
         chain.body = &chain.body[length..];
         if chain.is_later() {

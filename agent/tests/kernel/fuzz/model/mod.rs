@@ -30,11 +30,11 @@ use postern_policy::model::Direction;
 use self::datagrams::Datagrams;
 pub(super) use self::flows::Key;
 use self::flows::{Entry, Flow, Flows, Place, index};
-use self::icmp::{Link, Message};
-use self::packet::{Content, Packet, TCP, Transport};
+use self::icmp::{Claim, Message};
+use self::packet::{Content, Packet, TCP, Transport, UDP};
 use self::turn::{Kind, Turn, wanted};
 use super::sequence::{Shown, Veth};
-use super::world::{self, Policy, Wanted};
+use super::world::{self, NODE_MAC, Policy, Wanted};
 
 /// A veth with its flows and datagrams.
 #[derive(Clone, Debug)]
@@ -91,11 +91,13 @@ impl Model {
     pub(super) fn judge(&mut self, shown: &Shown) -> Expected {
         let direction = shown.direction;
         let content = packet::read(&shown.bytes, shown.gso);
+        let to_node = packet::destination(&shown.bytes) == Some(NODE_MAC);
+        let astray = direction == Direction::Egress && self.veth.policy.isolates(direction) && !to_node;
         if self.veth.policy == Policy::Bare && direction == Direction::Egress {
             return Expected::Exactly(guard(&shown.bytes, content));
         }
         if let Ok(Content::Ip(packet)) = &content
-            && self.passes_as_established(direction, packet)
+            && self.passes_as_established(direction, packet, astray)
         {
             return Expected::Exactly(Reason::Established);
         }
@@ -116,13 +118,14 @@ impl Model {
         }
         let Content::Ip(packet) = content else { return Expected::Exactly(Reason::Link) };
         if packet.transport == Transport::Later {
-            return self.datagrams[index(direction)].follow(&packet);
+            return self.datagrams[index(direction)].follow(&packet, astray);
         }
-        if icmp::link(&packet).is_some() {
+        if icmp::is_link(&packet) && !(direction == Direction::Egress && leaves_link(&packet, to_node)) {
             return Expected::Exactly(Reason::Link);
         }
-        let reason = self.judge_new(direction, &packet);
-        self.datagrams[index(direction)].note(&packet, reason);
+        let reason = self.judge_new(direction, &packet, astray);
+        let first_to_node = direction == Direction::Egress && !astray;
+        self.datagrams[index(direction)].note(&packet, reason, first_to_node);
         Expected::Exactly(reason)
     }
 
@@ -131,7 +134,7 @@ impl Model {
     }
 
     /// Step 1.
-    fn passes_as_established(&mut self, direction: Direction, packet: &Packet<'_>) -> bool {
+    fn passes_as_established(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> bool {
         if packet.fragment.is_some() {
             return false;
         }
@@ -140,11 +143,15 @@ impl Model {
             return false;
         }
         let (generation, recheck) = (self.generation, self.recheck);
+        // Without an endpoint, nobody knows to whom a frame is addressed.
+        let may_be_astray = astray || direction == Direction::Egress && self.veth.policy == Policy::Missing;
         let Some(entry) = self.flows.get_mut(&turn.key) else { return false };
         let passes = entry
             .established
             .filter(|flow| turn.belongs(direction, Place::Established, flow))
-            .is_some_and(|flow| !flow.denied && (!recheck || flow.generation == generation));
+            .is_some_and(|flow| {
+                !flow.denied && (!recheck || flow.generation == generation) && !(flow.node && may_be_astray)
+            });
         if passes {
             entry.advance(Place::Established, direction, turn.key.protocol, turn.flags);
         }
@@ -152,19 +159,21 @@ impl Model {
     }
 
     /// Steps 7 to 9.
-    fn judge_new(&mut self, direction: Direction, packet: &Packet<'_>) -> Reason {
+    fn judge_new(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> Reason {
         let peer = peer(direction, packet);
         let Some(turn) = Turn::of(direction, packet) else {
-            return if self.is_related(direction, packet) {
+            return if self.is_related(direction, packet, astray) {
                 Reason::Related
+            } else if direction == Direction::Egress && world::is_tunnel(peer, packet.protocol, None) {
+                Reason::Tunnel
             } else {
-                self.ask(direction, peer, Wanted::Portless)
+                self.ask(direction, peer, Wanted::Portless, astray)
             };
         };
-        if let Some(reason) = self.follow_flow(direction, turn) {
+        if let Some(reason) = self.follow_flow(direction, turn, astray) {
             return reason;
         }
-        let reason = self.ask(direction, peer, wanted(direction, &turn.key));
+        let reason = self.ask_about(direction, &turn.key, astray);
         if turn.kind == Kind::Answer {
             return refused(reason);
         }
@@ -172,11 +181,13 @@ impl Model {
             return Reason::Established;
         }
         let for_pod = direction == Direction::Egress || !self.veth.guarded || is_own(packet.destination);
-        if !reason.drops() && for_pod && !turn.flags.rst {
+        let opens = for_pod && !(astray && world::is_node(peer)) && !is_of_tunnel(&turn.key);
+        if !reason.drops() && opens && !turn.flags.rst {
             let generation = self.generation;
+            let node = self.is_with_node(direction, &turn.key);
             self.flows.entry(turn.key).or_default().start(
                 direction,
-                generation,
+                (generation, node),
                 turn.key.protocol,
                 turn.flags,
             );
@@ -185,7 +196,7 @@ impl Model {
     }
 
     /// Step 7: what a packet's flow says; nothing where it has none.
-    fn follow_flow(&mut self, direction: Direction, turn: Turn) -> Option<Reason> {
+    fn follow_flow(&mut self, direction: Direction, turn: Turn, astray: bool) -> Option<Reason> {
         let mut entry = *self.flows.get(&turn.key)?;
         let mut denied = false;
         let mut allowed = None;
@@ -195,7 +206,12 @@ impl Model {
             else {
                 continue;
             };
-            if self.judge_again(direction, &turn.key, flow) {
+            let is_allowed = !(astray && flow.node) && self.judge_again(direction, &turn.key, flow);
+            if astray && flow.node {
+                // It is none of the flow's.
+                continue;
+            }
+            if is_allowed {
                 allowed = Some(place);
                 break;
             }
@@ -211,7 +227,7 @@ impl Model {
         match (allowed, denied) {
             (Some(_), _) => Some(Reason::Established),
             (None, true) => {
-                let reason = self.ask(direction, turn.key.peer, wanted(direction, &turn.key));
+                let reason = self.ask_about(direction, &turn.key, astray);
                 let never_starts = matches!(turn.kind, Kind::Answer | Kind::Middle);
                 Some(if never_starts { refused(reason) } else { reason })
             }
@@ -234,7 +250,7 @@ impl Model {
     }
 
     /// Step 8. The flow that an error is about is judged again where need be, and goes on as it was.
-    fn is_related(&mut self, direction: Direction, packet: &Packet<'_>) -> bool {
+    fn is_related(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> bool {
         let Transport::Icmp { v6, bytes } = packet.transport else { return false };
         if packet.fragment.is_some() {
             return false;
@@ -258,7 +274,11 @@ impl Model {
         let mut allowed = false;
         for place in Entry::places(direction) {
             let Some(flow) = entry.get_mut(place) else { continue };
-            allowed = self.judge_again(direction, &key, flow);
+            let is_allowed = !(astray && flow.node) && self.judge_again(direction, &key, flow);
+            if astray && flow.node {
+                continue;
+            }
+            allowed = is_allowed;
             if allowed || place == Place::Established {
                 break;
             }
@@ -273,8 +293,10 @@ impl Model {
         if !flow.denied && !is_older {
             return true;
         }
-        let own = !self.veth.guarded || is_own(key.pod);
-        let reason = self.ask(flow.initiator, key.peer, wanted(flow.initiator, key));
+        let own = (!self.veth.guarded || is_own(key.pod))
+            && !(flow.initiator == Direction::Ingress && is_of_tunnel(key));
+        let reason = self.ask_about(flow.initiator, key, false);
+        flow.node = self.is_with_node(flow.initiator, key);
         let of_node = reason == Reason::Node && flow.initiator == Direction::Ingress;
         if own && of_node && (flow.denied || direction == Direction::Egress) {
             // That does not tell who started it.
@@ -285,12 +307,26 @@ impl Model {
         !flow.denied
     }
 
+    /// Whether a flow that this direction starts is marked as one with the node.
+    fn is_with_node(&self, initiator: Direction, key: &Key) -> bool {
+        let is_asked = initiator == Direction::Egress || self.veth.policy.isolates(initiator);
+        world::is_node(key.peer) && (is_asked || is_of_tunnel(key))
+    }
+
+    /// Step 9, of what this direction starts.
+    fn ask_about(&self, direction: Direction, key: &Key, astray: bool) -> Reason {
+        if direction == Direction::Egress && is_of_tunnel(key) {
+            return Reason::Tunnel;
+        }
+        self.ask(direction, key.peer, wanted(direction, key), astray)
+    }
+
     /// Step 9.
-    fn ask(&self, direction: Direction, peer: IpAddr, wanted: Wanted) -> Reason {
+    fn ask(&self, direction: Direction, peer: IpAddr, wanted: Wanted, astray: bool) -> Reason {
         let policy = self.veth.policy;
         if !policy.isolates(direction) {
             Reason::NotIsolated
-        } else if world::is_node(peer) {
+        } else if world::is_node(peer) && !astray {
             Reason::Node
         } else if policy == Policy::Quarantine {
             Reason::Quarantined
@@ -300,6 +336,27 @@ impl Model {
             Reason::DeniedByPolicy
         }
     }
+}
+
+/// Whether a flow's other side is where a tunnel of the node ends.
+fn is_of_tunnel(key: &Key) -> bool {
+    world::is_tunnel(key.peer, key.protocol, Some(key.peer_port))
+}
+
+/// Whether a packet goes into a tunnel of the node.
+fn is_into_tunnel(packet: &Packet<'_>) -> bool {
+    let port = match packet.transport {
+        Transport::Ports { protocol: UDP, destination, .. } => Some(destination),
+        _ => None,
+    };
+    world::is_tunnel(packet.destination, packet.protocol, port)
+}
+
+/// Whether the node, to which it is addressed, would send on what a pod tells the link.
+fn leaves_link(packet: &Packet<'_>, to_node: bool) -> bool {
+    let IpAddr::V6(destination) = packet.destination else { return false };
+    let is_on_link = destination.is_multicast() || icmp::is_link_local(destination);
+    !is_on_link && to_node && !world::is_node(packet.destination)
 }
 
 /// What policy says of a packet that must not start anything.
@@ -317,7 +374,9 @@ fn peer(direction: Direction, packet: &Packet<'_>) -> IpAddr {
 /// What the program does that only checks sources, on veths whose pods' are to be checked: what it cannot read passes.
 fn guard(frame: &[u8], content: Result<Content<'_>, Reason>) -> Reason {
     let spoofed = match content {
-        Ok(content) => is_spoofed(&content),
+        Ok(content) if is_spoofed(&content) => true,
+        Ok(Content::Ip(packet)) if is_into_tunnel(&packet) => return Reason::Tunnel,
+        Ok(_) => false,
         Err(Reason::Malformed) if packet::is_of_no_family(frame) => return Reason::Malformed,
         Err(_) => packet::source(frame).is_some_and(|source| !is_own(source)),
     };
@@ -330,12 +389,12 @@ fn is_spoofed(content: &Content<'_>) -> bool {
         Content::Arp { sender } => return !world::is_pod((*sender).into()) && !sender.is_unspecified(),
         Content::Ip(packet) => packet,
     };
-    let claims_too_much = match icmp::link(packet) {
-        Some(Link::OfRouters) => true,
-        Some(Link::NeighbourAdvertisement(target)) => {
+    let claims_too_much = match icmp::claim(packet) {
+        Some(Claim::Routing) => true,
+        Some(Claim::Address(target)) => {
             !target.is_some_and(|target| world::is_pod(target.into()) || icmp::is_link_local(target))
         }
-        Some(Link::Solicitation | Link::Listener) | None => false,
+        None => false,
     };
     !is_own(packet.source) || claims_too_much
 }

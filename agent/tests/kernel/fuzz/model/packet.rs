@@ -35,6 +35,12 @@ pub(super) struct Packet<'a> {
     pub(super) hops: u8,
     /// Where it is one of several fragments.
     pub(super) fragment: Option<Fragment>,
+    /// What stands behind all headers of the network layer, whatever it is.
+    pub(super) protocol: u8,
+    /// IPv6 extension headers in front of that, with their lengths.
+    pub(super) extensions: Vec<(u8, usize)>,
+    /// Bytes of the frame behind the packet.
+    pub(super) trailer: usize,
     pub(super) transport: Transport<'a>,
 }
 
@@ -127,6 +133,11 @@ pub(super) fn read(frame: &[u8], gso: bool) -> Result<Content<'_>, Reason> {
     }
 }
 
+/// Who a frame is for.
+pub(super) fn destination(frame: &[u8]) -> Option<[u8; 6]> {
+    frame.get(..6)?.try_into().ok()
+}
+
 /// Whether a frame says that it is ARP, or ends before it says what it is.
 pub(super) fn is_of_no_family(frame: &[u8]) -> bool {
     matches!(ethertype(frame), None | Some((0x0806, _)))
@@ -143,9 +154,11 @@ pub(super) fn source(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// RFC 826, for Ethernet (1) and IPv4 (0x0800) with their address lengths.
+/// RFC 826, for Ethernet (1) and IPv4 (0x0800) with their address lengths: a request (1) or a reply (2), in a frame that is padded to its 60
+/// bytes, and as many more as it has tags, at most.
 fn arp(bytes: &[u8]) -> Result<Content<'_>, Reason> {
-    if bytes.len() < 28 || bytes[..6] != [0, 1, 8, 0, 6, 4] {
+    let is_message = bytes.len() >= 28 && bytes[..7] == [0, 1, 8, 0, 6, 4, 0] && matches!(bytes[7], 1 | 2);
+    if !is_message || bytes.len() > 60 - 14 {
         return Err(Reason::Malformed);
     }
     Ok(Content::Arp { sender: Ipv4Addr::new(bytes[14], bytes[15], bytes[16], bytes[17]) })

@@ -2,7 +2,7 @@
 
 use postern_common::reason::Reason::{
     self, AllowedByPolicy, DeniedByPolicy, Established, Link, Malformed, NoEndpoint, Node, NotIsolated,
-    OrphanFragment, Quarantined, Related, SourceRouted, Spoofed, UnknownEtherType,
+    OrphanFragment, Quarantined, Related, SourceRouted, Spoofed, Tunnel, UnknownEtherType,
 };
 use postern_policy::model::Direction::{self, Egress, Ingress};
 
@@ -159,21 +159,48 @@ fn the_link_works_and_nobody_pretends() {
     first(Egress, &arp(CLIENT), Spoofed);
     first(Ingress, &arp(CLIENT), Link);
     first(Ingress, &arp(CLIENT).replacen("0604", "0603", 1), Malformed);
+    // Two addresses further: an ARP frame has room for 18 bytes.
+    let padded = |bytes: usize| format!("{}{}", arp(POD), "00".repeat(bytes));
+    first(Egress, &padded(18), Link);
+    first(Egress, &padded(19), Malformed);
+    first(Egress, &arp(POD).replacen("060400010200", "060400030200", 1), Malformed);
+    let to_neighbour = |frame: String| frame.replacen("020000000001", "020000000003", 1);
     let neighbour = |kind: u8, code: u8, hops: u8, target: &str| {
-        v6(POD6, CLIENT6, 58, hops, &format!("{kind:02x}{code:02x}000060000000{target}"))
+        to_neighbour(v6(POD6, CLIENT6, 58, hops, &format!("{kind:02x}{code:02x}000060000000{target}")))
     };
     first(Egress, &neighbour(135, 0, 255, CLIENT6), Link);
+    first(
+        Egress,
+        &neighbour(135, 0, 255, CLIENT6).replacen("020000000003", "020000000001", 1),
+        DeniedByPolicy,
+    );
+    first(Egress, &neighbour(135, 0, 255, POD6), DeniedByPolicy);
+    first(Egress, &neighbour(135, 0, 255, &format!("{CLIENT6}{}", "00".repeat(16))), Link);
+    first(Egress, &neighbour(135, 0, 255, &format!("{CLIENT6}{}", "00".repeat(17))), DeniedByPolicy);
     first(Egress, &neighbour(135, 0, 254, CLIENT6), DeniedByPolicy);
     first(Egress, &neighbour(135, 1, 255, CLIENT6), DeniedByPolicy);
     first(Egress, &neighbour(136, 0, 255, POD6), Link);
     first(Egress, &neighbour(136, 0, 255, CLIENT6), Spoofed);
     first(Egress, &neighbour(136, 0, 255, ""), Spoofed);
     first(Egress, &neighbour(134, 0, 255, CLIENT6), Spoofed);
-    first(Ingress, &neighbour(134, 0, 255, CLIENT6), Link);
-    let listener = |source: &str, hops: u8| v6(source, CLIENT6, 58, hops, "8f00000000000000");
-    first(Ingress, &listener("fe800000000000000000000000000001", 1), Link);
-    first(Ingress, &listener("fe800000000000000000000000000001", 2), DeniedByPolicy);
-    first(Ingress, &listener(CLIENT6, 1), DeniedByPolicy);
+    first(Ingress, &neighbour(134, 0, 255, CLIENT6), DeniedByPolicy);
+    const ROUTER: &str = "fe800000000000000000000000000001";
+    first(Ingress, &v6(ROUTER, POD6, 58, 255, &format!("86000000{}", "00".repeat(12))), Link);
+    first(Ingress, &v6(ROUTER, POD6, 58, 255, &format!("86000000{}", "00".repeat(11))), DeniedByPolicy);
+    let listener = |source: &str, hops: u8, body: &str| {
+        v6(source, "ff020000000000000000000000000016", 58, hops, &format!("8f00000000{body}"))
+    };
+    let record = format!("04000000{POD6}");
+    first(Ingress, &listener(ROUTER, 1, "000000"), Link);
+    first(Ingress, &listener(ROUTER, 1, &format!("000002{record}{record}")), Link);
+    first(Ingress, &listener(ROUTER, 1, &format!("000001{record}{record}")), DeniedByPolicy);
+    first(
+        Ingress,
+        &listener(ROUTER, 1, &format!("000001{}", record.replacen("0400", "0401", 1))),
+        DeniedByPolicy,
+    );
+    first(Ingress, &listener(ROUTER, 2, "000000"), DeniedByPolicy);
+    first(Ingress, &listener(CLIENT6, 1, "000000"), DeniedByPolicy);
     first(Egress, &v4(CLIENT, POD, 17, "0000", &udp(THERE)), Spoofed);
     first(Egress, &v4("00000000", "ffffffff", 17, "0000", &udp("00440043")), DeniedByPolicy);
 }
@@ -301,4 +328,35 @@ fn the_node_quarantine_and_open_pods() {
     expect(&mut model(Policy::Bare), Egress, &v4(CLIENT, POD, 17, "0000", &udp(THERE)), Spoofed);
     expect(&mut model(Policy::Bare), Ingress, &v4(CLIENT, POD, 17, "0000", &udp(THERE)), NotIsolated);
     expect(&mut model(Policy::Missing), Ingress, &ethernet("0800", "ff"), NoEndpoint);
+}
+
+#[test]
+fn what_is_astray_is_not_the_nodes() {
+    let there = v4(POD, NODE, 17, "0000", &udp(THERE));
+    let astray = there.replacen("020000000001", "020000000003", 1);
+    let mut model = model(Policy::Nothing);
+    expect(&mut model, Egress, &astray, DeniedByPolicy);
+    for _ in 0..8 {
+        expect(&mut model, Egress, &there, Node);
+    }
+    expect(&mut model, Egress, &there, Established);
+    expect(&mut model, Egress, &astray, DeniedByPolicy);
+    expect(&mut model, Egress, &there, Established);
+}
+
+#[test]
+fn tunnels_end_nowhere() {
+    let to = |address: &str, port: &str| v4(POD, address, 17, "0000", &udp(&format!("9c40{port}")));
+    for policy in [Policy::Narrow, Policy::Ingress, Policy::Bare, Policy::Quarantine] {
+        expect(&mut model(policy), Egress, &to(NODE, "1388"), Tunnel);
+        expect(&mut model(policy), Egress, &v4(POD, NODE, 47, "0000", ""), Tunnel);
+    }
+    first(Egress, &to("e0000001", "1388"), Tunnel);
+    first(Egress, &to(BLOCK, "1388"), AllowedByPolicy);
+    expect(&mut model(Policy::Open), Egress, &to(NODE, "1388"), NotIsolated);
+    let mut model = model(Policy::Egress);
+    for _ in 0..10 {
+        expect(&mut model, Ingress, &v4(NODE, POD, 17, "0000", &udp("13889c40")), NotIsolated);
+        expect(&mut model, Egress, &to(NODE, "1388"), Tunnel);
+    }
 }

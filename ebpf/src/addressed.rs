@@ -1,0 +1,67 @@
+//! Whom a frame that a pod sends is for, by its Ethernet header: an IP address says where a packet is to end, a MAC address who gets it
+//! next. The two need not agree.
+
+use aya_ebpf::programs::TcContext;
+use postern_common::conntrack::{NODE, SERVICE};
+use postern_common::direction::EGRESS;
+use postern_common::endpoint::{Endpoint, NOT_ISOLATED};
+
+use crate::family::Address;
+use crate::frame;
+use crate::recall;
+use crate::scene::Scene;
+
+/// `PACKET_HOST` (`linux/if_packet.h`): to the address of the device that it came in by, which is the veth's own.
+const HOST: u32 = 0;
+
+/// Whether a frame is addressed to the node: to the veth itself, or to the bridge that it is a port of.
+#[inline(always)]
+pub fn is_to_node(ctx: &TcContext, endpoint: &Endpoint) -> bool {
+    is_to_veth(ctx) || is_to_bridge(ctx, endpoint) == Some(true)
+}
+
+/// Whether a frame is addressed to somebody else than the node. Neither is known where the veth is a port of what is no bridge.
+#[inline(always)]
+pub fn is_to_another(ctx: &TcContext, endpoint: &Endpoint) -> bool {
+    !is_to_veth(ctx) && is_to_bridge(ctx, endpoint).map_or(endpoint.master == 0, |is_to_bridge| !is_to_bridge)
+}
+
+/// Whether what an isolated pod sends is addressed to somebody else than its node, so that it passes neither as the node's nor as a
+/// Service's.
+#[inline(always)]
+pub fn strays(ctx: &TcContext, endpoint: &Endpoint, direction: u8) -> bool {
+    direction == EGRESS && endpoint.egress_class != NOT_ISOLATED && is_to_another(ctx, endpoint)
+}
+
+/// Whether a packet that belongs to a flow by its addresses and ports is none of it: the flow is with the node or a Service, and the
+/// packet is addressed to somebody else. For flows that need not be judged.
+#[inline(always)]
+pub fn leaves_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u8, direction: u8) -> bool {
+    direction == EGRESS && flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, scene)
+}
+
+/// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.
+#[inline(never)]
+fn strays_from_veth<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+    // Without an endpoint, nothing passes.
+    !recall::take_endpoint(scene) || strays(ctx, &scene.endpoint, EGRESS)
+}
+
+#[inline(always)]
+fn is_to_veth(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a running program is valid.
+    unsafe { (*ctx.skb.skb).pkt_type == HOST }
+}
+
+/// Whether a frame is addressed to the bridge that the veth is a port of, where it is one of any.
+#[inline(always)]
+fn is_to_bridge(ctx: &TcContext, endpoint: &Endpoint) -> Option<bool> {
+    let mac = (&raw const endpoint.master_mac).cast::<u16>();
+    // SAFETY: these are its six bytes, which begin at an even offset of the endpoint. Volatile: the compiler would copy the endpoint.
+    let [a, b, c] = unsafe { [mac.read_volatile(), mac.add(1).read_volatile(), mac.add(2).read_volatile()] };
+    if a | b | c == 0 {
+        return None;
+    }
+    // A frame without an Ethernet header is for nobody.
+    Some(frame::read::<[u16; 3]>(ctx, 0).is_ok_and(|[d, e, f]| (a ^ d) | (b ^ e) | (c ^ f) == 0))
+}

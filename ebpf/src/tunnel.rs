@@ -1,0 +1,19 @@
+//! Tunnels: what a pod's own node would take apart, and send on in the name of whoever stands inside.
+
+use postern_common::IPPROTO_UDP;
+use postern_common::tunnel::{TUNNEL_PROTOCOLS, place};
+
+use crate::maps::TUNNEL_PORTS;
+
+/// Whether a packet to the node may be of a tunnel that it takes apart.
+#[inline(always)]
+pub fn may_be(protocol: u8, port: u16) -> bool {
+    if protocol == IPPROTO_UDP { ends_at(port) } else { TUNNEL_PROTOCOLS.contains(&protocol) }
+}
+
+/// Whether a tunnel device of the node receives on a UDP port.
+#[inline(always)]
+fn ends_at(port: u16) -> bool {
+    let (word, bit) = place(port);
+    TUNNEL_PORTS.get(word).is_some_and(|word| word & bit != 0)
+}
