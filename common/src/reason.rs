@@ -14,6 +14,15 @@ macro_rules! reasons {
             /// All reasons.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
+            /// The reason with a number; for one that no reason has, that policy denies.
+            #[must_use]
+            pub const fn of(number: u32) -> Self {
+                match number {
+                    $( $number => Self::$name, )+
+                    _ => Self::DeniedByPolicy,
+                }
+            }
+
             /// The reason's name, as in metrics and messages.
             #[must_use]
             pub const fn name(self) -> &'static str {

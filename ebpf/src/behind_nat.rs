@@ -126,13 +126,15 @@ fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 #[inline(always)]
 fn read<A: Address>(skb: Skb) -> Option<Target<A>> {
     let (protocol, at) = A::transport(skb).ok()?;
+    let (protocol, at) = (skb.forget(protocol.into()) as u8, skb.forget(at));
     let address = skb.read::<A>(A::SOURCE + size_of::<A>() as u32)?;
     // An echo's identifier stands for both ports. What other messages have there is no flow's that is known.
     let is_echo = matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6);
     let ports = skb.read::<[u16; 2]>(if is_echo { at + 4 } else { at });
     let [first, second] = if is_echo || has_ports(protocol) { ports? } else { [0, 0] };
     let (source_port, port) = (u16::from_be(first), u16::from_be(if is_echo { first } else { second }));
-    Some(Target { address, port, protocol, source_port, at })
+    let (port, source_port) = (skb.forget(port.into()) as u16, skb.forget(source_port.into()) as u16);
+    Some(Target { address, port, protocol: skb.forget(protocol.into()) as u8, source_port, at })
 }
 
 /// Of an isolated pod's packet that is not what the programs let pass: it is dropped, once all that it sends is tagged.

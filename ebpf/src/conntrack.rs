@@ -16,10 +16,17 @@ use crate::verdict;
 /// Both bits of [`Flow::progress`].
 const BOTH_FINISHED: u8 = 0b11;
 
-/// Whether a flow needs no second thought: alive, allowed, and under the current policy generation.
+/// Whether a flow needs no second thought: alive, allowed, and under the current policy generation, or kept.
 #[inline(always)]
 pub fn is_current(flow: &Flow, generation: u32, now: u64) -> bool {
-    flow.expires > now && flow.flags & DENIED == 0 && (flow.generation == generation || !config::recheck())
+    flow.expires > now && flow.flags & DENIED == 0 && (flow.generation == generation || is_kept(flow))
+}
+
+/// Whether a flow that is allowed stays as it is, whatever changes. Of what a pod started it is to be found out whether its address is a
+/// Service's by now.
+#[inline(always)]
+fn is_kept(flow: &Flow) -> bool {
+    !config::recheck() && (flow.initiator != EGRESS || flow.flags & SERVICE != 0)
 }
 
 /// How much longer than its lifetime a flow may live, so that it is not written with each packet: a 64th.
@@ -111,10 +118,20 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
 #[inline(always)]
 pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
     // What was denied is not of what `keep` keeps.
-    if flow.flags & DENIED == 0 && (flow.generation == scene.generation || !config::recheck()) {
+    if flow.flags & DENIED == 0 && (flow.generation == scene.generation || is_kept(flow)) {
         return true;
     }
     scene.ask(flow.initiator);
+    if flow.flags & DENIED == 0 && !config::recheck() {
+        if verdict::is_behind_nat(scene) {
+            // So far it went to the address itself.
+            flow.flags |= SERVICE;
+            flow.backend = scene.question.peer.widen();
+            flow.backend_port = scene.question.port;
+        }
+        flow.generation = scene.generation;
+        return true;
+    }
     // An answer to what the pod sends to an address that was no Service's so far.
     let answers =
         flow.initiator == EGRESS && scene.direction == INGRESS && flow.flags & (SERVICE | DENIED) == 0;

@@ -1,6 +1,6 @@
 //! What differs between IPv4 and IPv6: the width of an address, and the maps it is looked up in.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DirectoryRow, Flow, Flow4, Flow6, IPV6, Row, RowKey, wide};
@@ -19,7 +19,7 @@ use crate::parse::{self, Packet};
 use crate::scene::Scene;
 use crate::skb::Skb;
 use crate::sockets::{self, Socket};
-use crate::{slot, steady};
+use crate::{apart, slot, steady};
 
 /// An address of one family, as it stands in a packet: a number that is never counted with.
 pub trait Address: Copy + Default + PartialEq {
@@ -111,6 +111,13 @@ pub trait Address: Copy + Default + PartialEq {
     /// One of this CPU's places for what is known of the packet at hand (see [`crate::claim`]).
     fn scene(place: u32) -> Option<*mut Scene<Self>>;
 
+    /// [`crate::verdict::judge`], checked apart.
+    ///
+    /// # Safety
+    ///
+    /// The context must be that of the running program, and nobody else may use the scene meanwhile.
+    unsafe fn judge(skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32;
+
     /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
 
@@ -125,7 +132,7 @@ pub trait Address: Copy + Default + PartialEq {
 }
 
 macro_rules! address_family {
-    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $directory:ident, { $($own_items:tt)* }) => {
+    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $directory:ident, $judge:path, { $($own_items:tt)* }) => {
         impl Address for $address {
             type Bytes = [u8; $bytes];
             type FlowKey = $flow;
@@ -223,6 +230,12 @@ macro_rules! address_family {
                 $scenes.get_ptr_mut(place)
             }
 
+            #[inline(always)]
+            unsafe fn judge(skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32 {
+                // SAFETY: the caller's.
+                unsafe { $judge(skb, scene) }
+            }
+
             $($own_items)*
         }
     };
@@ -243,6 +256,7 @@ address_family!(
     FrontendKey4,
     FRONTENDS4,
     DIRECTORY4,
+    apart::judge4,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 4] {
@@ -331,6 +345,7 @@ address_family!(
     FrontendKey6,
     FRONTENDS6,
     DIRECTORY6,
+    apart::judge6,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 16] {

@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
 
 pub mod addressed;
+pub mod apart;
 pub mod atomic;
 pub mod behind_nat;
 pub mod claim;

@@ -2,6 +2,8 @@
 //!
 //! Minimum kernel version: 6.4 (`BPF_PROG_TYPE_NETFILTER`).
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use crate::config;
@@ -80,6 +82,15 @@ impl Skb {
     #[inline(always)]
     pub fn is_sent_here(self) -> bool {
         !self.field::<*const u8>(config::skb().sk).is_null() && self.iif() == 0
+    }
+
+    /// Makes the verifier forget how it came by a number: it would follow each number of extension headers through the whole program.
+    ///
+    /// Opaque to the compiler, which knows what two exclusive ors come to; the verifier does not, of a number that it does not know.
+    #[inline(always)]
+    pub fn forget(self, number: u32) -> u32 {
+        let unknown: u32 = self.field(config::skb().len);
+        black_box(number ^ unknown) ^ unknown
     }
 
     /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.

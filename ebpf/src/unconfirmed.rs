@@ -71,7 +71,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     }
     // (3)
     let (protocol, at) = match A::transport(skb) {
-        Ok(read) => read,
+        Ok((protocol, at)) => (skb.forget(protocol.into()) as u8, skb.forget(at)),
         Err(Unreadable::Malformed) => return Some(Reason::Malformed),
         Err(Unreadable::SourceRouted) => return Some(Reason::SourceRouted),
         Err(Unreadable::NotLinear) => return None,

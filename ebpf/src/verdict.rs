@@ -44,9 +44,16 @@ pub struct Question<A> {
 ///
 /// The scene says then whether the packet may end elsewhere.
 ///
-/// A function of its own, since it is asked at several places.
-#[inline(never)]
+/// Checked apart by the verifier, since it is asked at several places.
+#[inline(always)]
 pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    // SAFETY: the context is the running program's, and nobody else has the scene.
+    Reason::of(unsafe { A::judge(ctx.skb.skb, scene) })
+}
+
+/// What [`judge`] does.
+#[inline(always)]
+pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let endpoint = &scene.endpoint;
     let Question { direction, protocol, port, resolved, .. } = scene.question;
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
@@ -74,7 +81,7 @@ pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let is_node = scene.is_peer_node && may_be_node;
     let is_behind_nat = answer.class == BEHIND_NAT;
     scene.service = direction == EGRESS && !scene.astray && (is_node || is_behind_nat);
-    scene.flowless = scene.astray && (scene.is_peer_node || is_behind_nat);
+    scene.flowless = direction == EGRESS && scene.astray && (scene.is_peer_node || is_behind_nat);
     if is_tunnel(scene) {
         // What the pod gets from where a tunnel ends is not of the tunnel, and its answers would be.
         scene.flowless = true;

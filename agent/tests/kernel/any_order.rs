@@ -160,7 +160,8 @@ fn play(wire: &mut Wire, port: u16, events: &[Event], keeps: bool) -> Result<(),
         // Where there is no Service (any more), what the pod sends is judged by the address that it sends to.
         let is_sure = world.service.is_some() || target == PLAIN || world.policy == Policy::Nothing;
         if allowed && is_sure && !(got.is_some() && answered) {
-            return Err(format!("{when}: got by {got:?}, answered: {answered}"));
+            let counted = wire.counted();
+            return Err(format!("{when}: got by {got:?}, answered: {answered}; {counted}"));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use postern_policy::model::Protocol;
 use postern_policy::reference::Traffic;
 
 /// A protocol that has no ports and whose packets belong to no flow.
-const GRE: IpNumber = IpNumber::GRE;
+const ESP: IpNumber = IpNumber::ENCAPSULATING_SECURITY_PAYLOAD;
 
 /// Whether a packet starts a connection or goes on with one. Only TCP tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) fn with_ports(
 /// A packet of a protocol without ports that leaves no flow behind.
 pub(crate) fn without_ports(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     let mut frame = Vec::with_capacity(128);
-    ip(source, destination).write(&mut frame, GRE, &[0; 16]).unwrap();
+    ip(source, destination).write(&mut frame, ESP, &[0; 16]).unwrap();
     frame
 }
 

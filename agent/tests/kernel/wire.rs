@@ -130,9 +130,14 @@ fn nft(rules: &str) {
 
 impl Wire {
     fn new(name: &str, style: Style, settings: Settings) -> Self {
-        for (file, value) in
-            [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")]
-        {
+        // Whom a bridge's node tells of each other, those send to each other past it: no Service is there.
+        for (file, value) in [
+            ("ip_forward", "1"),
+            ("conf/all/rp_filter", "0"),
+            ("conf/default/rp_filter", "0"),
+            ("conf/all/send_redirects", "0"),
+            ("conf/default/send_redirects", "0"),
+        ] {
             fs::write(format!("/proc/sys/net/ipv4/{file}"), value).unwrap();
         }
         let gateway = |pod: Ipv4Addr| Ipv4Addr::from(u32::from(pod) - 1);
@@ -181,37 +186,34 @@ impl Wire {
     /// What the client may send; none: no policy isolates it.
     pub(crate) fn policy(&mut self, egress: Option<&str>) {
         let name = NamespacedName::new("shop", "client");
-        match egress {
-            Some(egress) => self.apply(&format!(
+        if let Some(egress) = egress {
+            self.apply(&format!(
                 "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: shop, name: client}},
                   spec: {{podSelector: {{matchLabels: {{app: client}}}}, policyTypes: [Ingress, Egress], egress: {egress}}}}}"
-            )),
-            None => {
-                self.engine.delete(&ObjectRef::NetworkPolicy(name));
-                self.settle();
-            }
+            ));
+        } else {
+            self.engine.delete(&ObjectRef::NetworkPolicy(name));
+            self.settle();
         }
     }
 
     /// What the agent knows of the Service: its backend.
     pub(crate) fn service(&mut self, backend: Option<Ipv4Addr>) {
-        match backend {
-            Some(backend) => {
-                let role = if backend == GOOD { "good" } else { "bad" };
-                self.apply(&format!(
-                    "{{apiVersion: v1, kind: Service, metadata: {{namespace: shop, name: web}},
+        if let Some(backend) = backend {
+            let role = if backend == GOOD { "good" } else { "bad" };
+            self.apply(&format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{namespace: shop, name: web}},
                       spec: {{clusterIP: 10.96.0.1, externalIPs: [{PLAIN}], selector: {{role: {role}}},
                               ports: [{{port: {FRONTEND}, protocol: UDP, targetPort: {BACKEND}}}]}}}}"
-                ));
-            }
-            None => {
-                self.engine.delete(&ObjectRef::Service(NamespacedName::new("shop", "web")));
-                self.settle();
-            }
+            ));
+        } else {
+            self.engine.delete(&ObjectRef::Service(NamespacedName::new("shop", "web")));
+            self.settle();
         }
     }
 
     /// Where the node translates the Service's address to.
+    #[expect(clippy::unused_self, reason = "of this node: it is the thread's")]
     pub(crate) fn translate(&self, backend: Option<Ipv4Addr>) {
         let rule = backend.map_or(String::new(), |backend| {
             format!("ip daddr {PLAIN} udp dport {FRONTEND} dnat to {backend}:{BACKEND}")
@@ -224,6 +226,7 @@ impl Wire {
     }
 
     /// Conntrack forgets everything (`conntrack -F`).
+    #[expect(clippy::unused_self, reason = "of this node: it is the thread's")]
     pub(crate) fn forget(&self) {
         let mut socket = Socket::new(NETLINK_NETFILTER).unwrap();
         socket.bind_auto().unwrap();
@@ -374,7 +377,15 @@ impl Wire {
 
     /// Ways back to the client that are open.
     pub(crate) fn hairpins(&self) -> usize {
-        self.maps().hairpins.keys().filter(Result::is_ok).count()
+        self.maps().hairpins.keys().flatten().count()
+    }
+
+    /// What all packets so far were counted under, for messages.
+    pub(crate) fn counted(&self) -> String {
+        let counted = self.datapath.counted().unwrap().into_iter().filter(|it| it.packets != 0);
+        let counted: Vec<_> =
+            counted.map(|it| format!("{} {} {}", it.direction, it.reason, it.packets)).collect();
+        counted.join(", ")
     }
 
     /// Packets that were dropped behind NAT under a reason.

@@ -364,13 +364,13 @@ fn tunnels_without_ports_do_not_reach_the_node() {
                 };
                 let (says, hears) = (open(pod(&lab, CLOSED)), open(node(&lab, "node-a")));
                 hears.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-                let mut heard = false;
+                let mut arrived = false;
                 let begin = Instant::now();
-                while !heard && begin.elapsed() < PATIENCE {
+                while !arrived && begin.elapsed() < PATIENCE {
                     says.send_to(&[0; 40], &SockAddr::from(to)).unwrap();
-                    heard = hears.recv(&mut [MaybeUninit::uninit(); 128]).is_ok();
+                    arrived = hears.recv(&mut [MaybeUninit::uninit(); 128]).is_ok();
                 }
-                assert_eq!(heard, reaches, "protocol {protocol} to {gateway}");
+                assert_eq!(arrived, reaches, "protocol {protocol} to {gateway}");
             }
         }
     });
