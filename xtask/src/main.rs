@@ -143,7 +143,7 @@ enum Command {
         /// Only tests whose name holds this.
         filter: Option<String>,
     },
-    /// Show malformed and adversarial frames to the programs, and compare with an independent model of them.
+    /// Show malformed and adversarial frames to the programs, send others between pods and their node, and compare with independent models.
     ///
     /// The seed is printed; what disagrees is made small and printed as hex frames.
     ///

@@ -48,3 +48,4 @@ mod tenants;
 mod traffic;
 mod tunnels;
 mod wire;
+mod wire_fuzz;

@@ -14,12 +14,16 @@ use postern_common::conntrack::{Flow, HALF_OPEN_ROWS, HALF_OPEN_WAYS, IPV6, Iden
 use postern_common::endpoint::{Endpoint, GUARDED, QUARANTINE};
 use postern_common::reason::Reason;
 use postern_common::tunnel::place;
-use postern_policy::model::{Direction, NamespacedName};
-use postern_policy::{Engine, Scope};
+use postern_policy::model::{Direction, NamespacedName, Protocol};
+use postern_policy::services::Frontend;
+use postern_policy::{Action, Engine, FrontendEntry, PeerClass, Scope};
 
 use super::model::Key;
 use super::sequence::{Shown, Veth};
-use super::world::{self, NODE_MAC, NODE4, NODE6, POD4, POD6, Policy, TUNNEL_PORTS};
+use super::world::{
+    self, BRIDGE_MAC, FRONTEND4, FRONTEND6, NODE4, NODE6, POD4, POD6, Policy, SERVICE_PORTS, Services,
+    TUNNEL_PORTS,
+};
 use crate::rig::{NEXT, SHOT};
 
 /// Rows of half-open flows that each veth has: enough for a sequence, and few to read for those of all veths.
@@ -29,7 +33,10 @@ const ROWS: u32 = 4;
 pub(super) struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
+    writer: Writer,
     epoch: u32,
+    /// The class of all backends together.
+    together: PeerClass,
     generation: u32,
     /// Ingress and egress class of each policy that has any.
     classes: HashMap<Policy, (u32, u32)>,
@@ -71,7 +78,13 @@ impl Kernel {
         classes.insert(Policy::Open, (0, 0));
         classes.insert(Policy::Bare, (0, 0));
         classes.insert(Policy::Quarantine, (QUARANTINE, QUARANTINE));
-        Self { ebpf, maps, epoch: writer.epoch(), generation: writer.generation(), classes }
+        writer.set_behind_nat(&mut maps, true).unwrap();
+        let tables = engine.tables();
+        let together =
+            tables.peers.iter().find(|(peer, _)| peer.to_string().starts_with(&world::TOGETHER.to_string()));
+        let together = together.expect("the database is a peer").1.class;
+        let (epoch, generation) = (writer.epoch(), writer.generation());
+        Self { ebpf, maps, writer, epoch, together, generation, classes }
     }
 
     /// The policy generation.
@@ -91,15 +104,33 @@ impl Kernel {
             }
         };
         let flags = if veth.guarded { GUARDED } else { 0 };
-        let endpoint = Endpoint {
-            ingress_class,
-            egress_class,
-            epoch: self.epoch,
-            flags,
-            master_mac: NODE_MAC,
-            ..Endpoint::default()
-        };
+        // The bridge itself is none that anything could come from.
+        let master_mac = if veth.bridged { BRIDGE_MAC } else { [0; 6] };
+        let epoch = self.epoch;
+        let endpoint =
+            Endpoint { ingress_class, egress_class, epoch, flags, master_mac, ..Endpoint::default() };
         self.maps.set_endpoint(ifindex, endpoint).unwrap();
+    }
+
+    /// The Service comes, goes, or is another one.
+    pub(super) fn serve(&mut self, services: Services) {
+        let entry = match services {
+            Services::None => None,
+            Services::BehindNat => Some(FrontendEntry::BehindNat),
+            Services::Together => Some(FrontendEntry::Together(self.together)),
+        };
+        for address in [IpAddr::V4(FRONTEND4), IpAddr::V6(FRONTEND6)] {
+            for (protocol, port) in
+                Protocol::ALL.into_iter().flat_map(|it| SERVICE_PORTS.map(|port| (it, port)))
+            {
+                let frontend = Frontend { address, protocol, port };
+                let action = match entry {
+                    Some(entry) => Action::SetFrontend { frontend, entry },
+                    None => Action::RemoveFrontend { frontend },
+                };
+                self.writer.execute(&mut self.maps, &action).unwrap();
+            }
+        }
     }
 
     /// The policy generation goes up.
@@ -116,7 +147,7 @@ impl Kernel {
         };
         let program = self.ebpf.program(name).unwrap();
         let program: &SchedClassifier = program.try_into().unwrap();
-        let context = context(ifindex, shown.gso);
+        let context = context(ifindex, shown);
         let options = TestRunOptions {
             data_in: Some(&shown.bytes),
             ctx_in: Some(&context),
@@ -191,10 +222,13 @@ fn empty<K: aya::Pod, V: aya::Pod>(map: &mut aya::maps::HashMap<MapData, K, V>) 
 }
 
 /// `struct __sk_buff`, as far as `BPF_PROG_TEST_RUN` takes it.
-fn context(ifindex: u32, gso: bool) -> [u8; 192] {
+fn context(ifindex: u32, shown: &Shown) -> [u8; 192] {
     let mut context = [0; 192];
+    // What a pod sends came in by its veth.
+    let came_by = if shown.direction == Direction::Egress { ifindex } else { u32::from(shown.forwarded) };
+    context[36..40].copy_from_slice(&came_by.to_ne_bytes());
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-    if gso {
+    if shown.gso {
         // gso_segs, gso_size
         context[164..168].copy_from_slice(&2_u32.to_ne_bytes());
         context[176..180].copy_from_slice(&1400_u32.to_ne_bytes());

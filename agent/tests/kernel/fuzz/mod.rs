@@ -1,19 +1,21 @@
 //! Malformed and adversarial frames, many of them, judged by the loaded programs and by an independent model.
 //!
-//! A seed flows in; sequences of frames and policy changes come out of it, each on a veth without flows. Whether a
+//! A seed flows in; sequences of frames and changes (of policy, of a Service) come out of it, each on a veth without flows. Whether a
 //! frame passes is compared at once; reasons are compared by their totals, batch by batch, because counters are slow
 //! to read. Where the two disagree, the sequence is shown again, frame by frame, and made as small as it gets.
 //!
-//! - `POSTERN_FUZZ_SECONDS` says for how long (60).
+//! What comes before and behind a program, bridges, NAT and sockets, is for [`crate::wire_fuzz`].
+//!
+//! - `POSTERN_FUZZ_SECONDS` says for how long (45).
 //! - `POSTERN_FUZZ_SEED` repeats a run; it is printed, and is another one each time otherwise.
 
-mod dice;
+pub(crate) mod dice;
 mod generator;
 mod kernel;
 mod model;
 mod netns;
 mod run;
-mod sequence;
+pub(crate) mod sequence;
 mod shrink;
 mod world;
 
@@ -24,19 +26,17 @@ use postern_policy::model::Direction;
 
 use self::run::{Run, Seen};
 
-/// Reasons that no frame of this world gets: no table can be filled in a moment, and there are no Services.
-const OUT_OF_REACH: [Reason; 4] =
-    [Reason::FlowTableFull, Reason::Service, Reason::Untraceable, Reason::Reentered];
+/// Reasons that no frame of this world gets: no table can be filled in a moment, and nothing is shown behind NAT.
+const OUT_OF_REACH: [Reason; 3] = [Reason::FlowTableFull, Reason::Untraceable, Reason::Reentered];
+/// Reasons of what the pod sends alone.
+const OUTGOING: [Reason; 3] = [Reason::Spoofed, Reason::Service, Reason::Tunnel];
 /// How many packets of each other reason a second of fuzzing shows at least, in either direction.
 const EACH_SECOND: u64 = 20;
 
 #[test]
 fn fuzz() {
-    let seed = number("POSTERN_FUZZ_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        u64::try_from(now.as_nanos() & 0xffff_ffff).unwrap()
-    });
-    let seconds = number("POSTERN_FUZZ_SECONDS").unwrap_or(60);
+    let seed = seed();
+    let seconds = number("POSTERN_FUZZ_SECONDS").unwrap_or(45);
     println!("fuzz: POSTERN_FUZZ_SEED={seed} POSTERN_FUZZ_SECONDS={seconds}");
     // A thread of its own: it moves to another network namespace.
     let thread = std::thread::spawn(move || Run::new(seed).go(Duration::from_secs(seconds)));
@@ -55,16 +55,22 @@ fn blind(seen: &Seen, seconds: u64) -> Vec<(Direction, Reason)> {
         both.into_iter().flat_map(|direction| Reason::ALL.iter().map(move |reason| (direction, *reason)));
     all.filter(|(direction, reason)| {
         !OUT_OF_REACH.contains(reason)
-            // Sources of what a pod gets are not checked.
-            && (*direction, *reason) != (Direction::Ingress, Reason::Spoofed)
-            // Nor whether it is of a tunnel.
-            && (*direction, *reason) != (Direction::Ingress, Reason::Tunnel)
+            && (*direction == Direction::Egress || !OUTGOING.contains(reason))
             && seen.totals.get(*direction, *reason) < seconds * EACH_SECOND
     })
     .collect()
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// The seed of a run: the one that is to be repeated, or another one each time.
+pub(crate) fn seed() -> u64 {
+    number("POSTERN_FUZZ_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        u64::try_from(now.as_nanos() & 0xffff_ffff).unwrap()
+    })
+}
+
+/// What an environment variable says, if it is set.
+pub(crate) fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
 }

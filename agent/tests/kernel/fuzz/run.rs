@@ -103,9 +103,10 @@ impl Run {
     /// Plays a sequence on a veth without flows; whether the programs let pass what the model does.
     fn play(&mut self, which: usize, ifindex: u32, sequence: &Sequence, expected: &mut Totals) -> bool {
         let kernel = &mut self.kernels[which];
-        let mut model = Model::new(sequence.veth, kernel.generation(), which == 0);
+        let mut model = Model::new(sequence, kernel.generation(), which == 0);
         let mut agrees = true;
         kernel.flip(ifindex, sequence.veth);
+        kernel.serve(sequence.services);
         for step in &sequence.steps {
             let Step::Frame(shown) = step else {
                 flip(kernel, &mut model, ifindex, step);
@@ -141,8 +142,9 @@ impl Run {
         let ifindex = self.veths[self.used];
         self.used += 1;
         let kernel = &mut self.kernels[which];
-        let mut model = Model::new(sequence.veth, kernel.generation(), which == 0);
+        let mut model = Model::new(sequence, kernel.generation(), which == 0);
         kernel.flip(ifindex, sequence.veth);
+        kernel.serve(sequence.services);
         let mut before = kernel.totals();
         for (number, step) in sequence.steps.iter().enumerate() {
             let Step::Frame(shown) = step else {
@@ -212,14 +214,15 @@ impl Run {
         let established = ["recheck", "keep"][which];
         let mut text = format!(
             "disagreement: the model says {}, the programs say {}\n  POSTERN_FUZZ_SEED={} sequence {number}, \
-             --established={established}, after {} frames\n  the veth is {:?}\n",
+             --established={established}, after {} frames\n  the veth is {:?}, the Service {:?}\n",
             found.model.name(),
             found.programs.name(),
             self.seed,
             self.seen.frames,
             sequence.veth,
+            sequence.services,
         );
-        let mut model = Model::new(sequence.veth, 0, which == 0);
+        let mut model = Model::new(sequence, 0, which == 0);
         for step in &sequence.steps {
             match step {
                 Step::Flip { veth, advance } => {
@@ -229,6 +232,10 @@ impl Run {
                     }
                     let generation = if *advance { ", generation up" } else { "" };
                     writeln!(text, "  flip to {veth:?}{generation}").unwrap();
+                }
+                Step::Services(services) => {
+                    model.serve(*services);
+                    writeln!(text, "  the Service is {services:?}").unwrap();
                 }
                 Step::Frame(shown) => {
                     writeln!(text, "  {shown:?}\n    model: {:?}", model.judge(shown)).unwrap();
@@ -245,12 +252,20 @@ impl Run {
 }
 
 fn flip(kernel: &mut Kernel, model: &mut Model, ifindex: u32, step: &Step) {
-    let Step::Flip { veth, advance } = step else { return };
-    kernel.flip(ifindex, *veth);
-    model.flip(*veth);
-    if *advance {
-        kernel.advance();
-        model.advance();
+    match step {
+        Step::Flip { veth, advance } => {
+            kernel.flip(ifindex, *veth);
+            model.flip(*veth);
+            if *advance {
+                kernel.advance();
+                model.advance();
+            }
+        }
+        Step::Services(services) => {
+            kernel.serve(*services);
+            model.serve(*services);
+        }
+        Step::Frame(_) => {}
     }
 }
 

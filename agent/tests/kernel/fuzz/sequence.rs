@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use postern_policy::model::Direction;
 
-use super::world::Policy;
+use super::world::{Policy, Services};
 
 /// What the endpoint map says of a veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(super) struct Veth {
     pub(super) policy: Policy,
     /// Whether its pod's sources are checked.
     pub(super) guarded: bool,
+    /// Whether it is a port of a bridge.
+    pub(super) bridged: bool,
 }
 
 /// One thing that happens on a veth.
@@ -27,6 +29,8 @@ pub(super) enum Step {
         /// Whether flows are judged again.
         advance: bool,
     },
+    /// The Service comes, goes, or is another one.
+    Services(Services),
 }
 
 /// A frame, and how the programs see it.
@@ -38,6 +42,8 @@ pub(super) struct Shown {
     pub(super) bytes: Vec<u8>,
     /// Whether it stands for several packets of a flow.
     pub(super) gso: bool,
+    /// Of what the pod gets: whether it came in by another interface, and so is not from the node itself.
+    pub(super) forwarded: bool,
 }
 
 /// All that happens on a veth, from its first packet on.
@@ -45,6 +51,8 @@ pub(super) struct Shown {
 pub(super) struct Sequence {
     /// What the veth is at first.
     pub(super) veth: Veth,
+    /// What the Service is at first.
+    pub(super) services: Services,
     /// What happens then.
     pub(super) steps: Vec<Step>,
 }
@@ -52,7 +60,8 @@ pub(super) struct Sequence {
 impl fmt::Debug for Shown {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gso = if self.gso { " (GSO)" } else { "" };
-        write!(formatter, "{:?}{gso} {}", self.direction, hex(&self.bytes))
+        let forwarded = if self.forwarded { " (forwarded)" } else { "" };
+        write!(formatter, "{:?}{gso}{forwarded} {}", self.direction, hex(&self.bytes))
     }
 }
 
@@ -67,7 +76,7 @@ pub(super) fn shortest(bytes: &[u8]) -> usize {
 }
 
 /// Bytes to paste elsewhere.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
         let _ = write!(text, "{byte:02x}");

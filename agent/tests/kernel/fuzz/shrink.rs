@@ -123,16 +123,16 @@ mod tests {
     use postern_policy::model::Direction;
 
     use super::super::sequence::{Shown, Veth};
-    use super::super::world::Policy;
+    use super::super::world::{Policy, Services};
     use super::*;
 
     fn frame(bytes: Vec<u8>) -> Step {
-        Step::Frame(Shown { direction: Direction::Ingress, bytes, gso: true })
+        Step::Frame(Shown { direction: Direction::Ingress, bytes, gso: true, forwarded: false })
     }
 
     #[test]
     fn what_matters_is_left() {
-        let veth = Veth { policy: Policy::Narrow, guarded: true };
+        let veth = Veth { policy: Policy::Narrow, guarded: true, bridged: false };
         let flip = Step::Flip { veth, advance: true };
         let steps: Vec<Step> = (0..40_u8)
             .flat_map(|number| [frame(vec![number; 40 + usize::from(number)]), flip.clone()])
@@ -149,10 +149,10 @@ mod tests {
             }
             None
         };
-        let shrunk = shrink(Sequence { veth, steps }, fails);
+        let shrunk = shrink(Sequence { veth, services: Services::None, steps }, fails);
         let bytes = |step: &Step| match step {
             Step::Frame(shown) => (shown.bytes.len(), shown.gso),
-            Step::Flip { .. } => (0, false),
+            Step::Flip { .. } | Step::Services(_) => (0, false),
         };
         assert_eq!(shrunk.steps.iter().map(bytes).collect::<Vec<_>>(), [(14, false), (20, false)]);
         let Step::Frame(last) = &shrunk.steps[1] else { panic!("the last step is a frame") };

@@ -56,14 +56,34 @@ pub(super) const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 /// The node's own addresses.
 pub(super) const NODE4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(super) const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfe);
-/// The MAC address of the bridge that the veth is a port of: of the node.
-pub(super) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Where tunnels of the node end: UDP.
-pub(super) const TUNNEL_PORTS: [u16; 2] = [5000, 40_001];
 const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const DATABASE4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 const DATABASE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
+
+/// Addresses of a Service.
+pub(super) const FRONTEND4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub(super) const FRONTEND6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10);
+/// The Service's ports.
+pub(super) const SERVICE_PORTS: [u16; 2] = [80, 5432];
+/// Where tunnels of the node end: UDP.
+pub(super) const TUNNEL_PORTS: [u16; 2] = [5000, 40_001];
+
+/// MAC addresses: of the node's end of the veth, of the bridge that it may be a port of.
+pub(super) const VETH_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+
+/// What is known of the Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Services {
+    /// There is none.
+    #[default]
+    None,
+    /// Its backend is chosen on this node.
+    BehindNat,
+    /// Its backend is chosen elsewhere: all of them together are as the database is.
+    Together,
+}
 
 /// Other sides of connections, IPv4: client, database, in the block, in its exception, a stranger, the node.
 pub(super) const PEERS4: [Ipv4Addr; 6] = [
@@ -188,15 +208,24 @@ pub(super) fn is_node(address: IpAddr) -> bool {
     address == IpAddr::V4(NODE4) || address == IpAddr::V6(NODE6)
 }
 
+/// Whether a Service has this address and port, when there is one.
+pub(super) fn is_frontend(address: IpAddr, wanted: Wanted) -> bool {
+    (address == IpAddr::V4(FRONTEND4) || address == IpAddr::V6(FRONTEND6))
+        && matches!(wanted, Wanted::Port(_, port) if SERVICE_PORTS.contains(&port))
+}
+
+/// Somebody who is as all backends together are.
+pub(super) const TOGETHER: IpAddr = IpAddr::V4(DATABASE4);
+
 /// Whether what goes to an address, by this protocol and to this port if it has any, is taken apart by the node as a tunnel's.
-pub(super) fn is_tunnel(peer: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+pub(super) fn is_tunnel(peer: IpAddr, protocol: u8, port: u16) -> bool {
     let is_many = match peer {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_multicast(),
     };
     let is_of_tunnels = match protocol {
         4 | 41 | 47 | 115 | 137 => true,
-        17 => port.is_some_and(|port| TUNNEL_PORTS.contains(&port)),
+        17 => TUNNEL_PORTS.contains(&port),
         _ => false,
     };
     (is_node(peer) || is_many) && is_of_tunnels

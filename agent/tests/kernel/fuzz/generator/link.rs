@@ -109,11 +109,10 @@ fn proper(dice: &mut Dice, kind: u8, about: Ipv6Addr) -> IpAddr {
     let solicited = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
     let group = |number| IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, number));
     match kind {
-        133 => group(2),
+        132 | 133 => group(2),
         135 => IpAddr::V6(if dice.percent(60) { solicited } else { about }),
         131 => IpAddr::V6(about),
         130 if dice.percent(50) => IpAddr::V6(about),
-        132 => group(2),
         143 => group(0x16),
         134 | 136 | 137 if dice.percent(50) => talk::peer(dice, true),
         _ => group(1),

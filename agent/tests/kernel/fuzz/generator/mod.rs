@@ -20,7 +20,7 @@ use self::errors::Seen;
 use self::talk::Talk;
 use super::dice::Dice;
 use super::sequence::{Sequence, Shown, Step, Veth, shortest};
-use super::world::{POD4, POD6, Policy};
+use super::world::{BRIDGE_MAC, POD4, POD6, Policy, Services};
 
 /// Most conversations of a sequence.
 const TALKS: usize = 4;
@@ -34,9 +34,20 @@ pub(super) fn sequence(seed: u64, number: u64) -> Sequence {
     let mut dice = Dice::new(Dice::new(seed ^ number.rotate_left(32)).next());
     let talks = (0..=dice.below(TALKS)).map(|_| Talk::random(&mut dice)).collect();
     let veth = veth(&mut dice);
+    let services = services(&mut dice);
     let mut generator = Generator { dice, talks, seen: Vec::new(), veth, before: veth };
     let steps = (0..8 + generator.dice.below(STEPS - 8)).map(|_| generator.step()).collect();
-    Sequence { veth, steps }
+    Sequence { veth, services, steps }
+}
+
+fn services(dice: &mut Dice) -> Services {
+    dice.one_of(&[
+        Services::None,
+        Services::None,
+        Services::BehindNat,
+        Services::BehindNat,
+        Services::Together,
+    ])
 }
 
 fn veth(dice: &mut Dice) -> Veth {
@@ -51,7 +62,7 @@ fn veth(dice: &mut Dice) -> Veth {
         (5, Policy::Quarantine),
         (4, Policy::Missing),
     ]);
-    Veth { policy, guarded: dice.percent(75) }
+    Veth { policy, guarded: dice.percent(75), bridged: dice.percent(50) }
 }
 
 struct Generator {
@@ -82,6 +93,9 @@ impl Generator {
         if self.dice.percent(6) {
             return self.flip();
         }
+        if self.dice.percent(2) {
+            return Step::Services(services(&mut self.dice));
+        }
         let kind = self.dice.weighted(&[
             (52, Kind::Talk),
             (14, Kind::Piece),
@@ -94,6 +108,9 @@ impl Generator {
             (6, Kind::Again),
         ]);
         let (direction, mut bytes) = self.frame(kind);
+        if self.dice.percent(15) {
+            bytes[..6].copy_from_slice(&BRIDGE_MAC);
+        }
         link::readdress(&mut self.dice, &mut bytes);
         if self.dice.percent(12) {
             mutate::mutate(&mut self.dice, &mut bytes);
@@ -106,7 +123,8 @@ impl Generator {
             let at = if bytes[12..14] == [0x86, 0xdd] { 18 } else { 16 };
             bytes.iter_mut().skip(at).take(2).for_each(|byte| *byte = 0);
         }
-        Step::Frame(Shown { direction, bytes, gso })
+        let forwarded = direction == Direction::Ingress && self.dice.percent(40);
+        Step::Frame(Shown { direction, bytes, gso, forwarded })
     }
 
     /// To something else, or back again. The policy generation goes up where something was taken away, and so less often on the way

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use postern_policy::model::Direction;
 
 use super::super::dice::Dice;
-use super::super::world::{NODE4, NODE6, PEERS4, PEERS6, POD4, POD6, PORTS};
+use super::super::world::{
+    FRONTEND4, FRONTEND6, NODE4, NODE6, PEERS4, PEERS6, POD4, POD6, PORTS, SERVICE_PORTS, TUNNEL_PORTS,
+};
 use super::draft::{self, Draft, ICMP, ICMPV6, SCTP, TCP, UDP};
 
 const FIN: u8 = 1;
@@ -46,6 +48,14 @@ impl Talk {
             (dice.one_of(&PORTS), dice.one_of(&CLIENTS))
         };
         let initiator = dice.one_of(&[Direction::Ingress, Direction::Egress]);
+        let peer = peer(dice, v6);
+        let is_frontend = peer == IpAddr::V4(FRONTEND4) || peer == IpAddr::V6(FRONTEND6);
+        let (server, client) = match protocol {
+            TCP | UDP | SCTP if is_frontend && dice.percent(85) => (dice.one_of(&SERVICE_PORTS), client),
+            UDP if dice.percent(8) => (dice.one_of(&TUNNEL_PORTS), client),
+            UDP if dice.percent(4) => (server, dice.one_of(&TUNNEL_PORTS)),
+            _ => (server, client),
+        };
         let (pod_port, peer_port) = match initiator {
             Direction::Ingress => (server, client),
             Direction::Egress => (client, server),
@@ -54,7 +64,7 @@ impl Talk {
         Self {
             protocol,
             pod: (pod, pod_port),
-            peer: (peer(dice, v6), peer_port),
+            peer: (peer, peer_port),
             initiator,
             one_sided: dice.percent(15),
             packets: 0,
@@ -124,6 +134,9 @@ impl Talk {
 
 /// The other side of something: mostly one that rules tell from others.
 pub(super) fn peer(dice: &mut Dice, v6: bool) -> IpAddr {
+    if dice.percent(12) {
+        return if v6 { IpAddr::V6(FRONTEND6) } else { IpAddr::V4(FRONTEND4) };
+    }
     if dice.percent(92) {
         return if v6 { IpAddr::V6(dice.one_of(&PEERS6)) } else { IpAddr::V4(dice.one_of(&PEERS4)) };
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use postern_policy::model::Direction;
 
 use super::packet::{Flags, TCP};
+use super::verdict::Answer;
 
 /// So many packets that nobody answers are a stream, other than in TCP.
 const STREAM: usize = 8;
@@ -41,12 +42,21 @@ pub(super) struct Flow {
     /// The policy generation that it was last judged under.
     pub(super) generation: u32,
     pub(super) denied: bool,
-    /// The other side has the node's address.
+    /// Whether the other side has an address of the pod's own node.
     pub(super) node: bool,
+    /// Whether it goes to a Service or to the node, and may end elsewhere.
+    pub(super) service: bool,
     /// Which directions sent a FIN.
     finished: [bool; 2],
     /// Packets of the first side before anybody answered.
     unanswered: usize,
+}
+
+impl Flow {
+    /// Whether `--established=keep` keeps it as it is. Of what a pod started it is to be found out whether its address is a Service's.
+    pub(super) fn is_kept(&self) -> bool {
+        self.initiator == Direction::Ingress || self.service
+    }
 }
 
 /// All flows with the same addresses and ports: one half-open for either side that started it, and one established.
@@ -82,14 +92,17 @@ impl Entry {
     pub(super) fn start(
         &mut self,
         initiator: Direction,
-        (generation, node): (u32, bool),
+        generation: u32,
         protocol: u8,
         flags: Flags,
+        answer: Answer,
     ) {
+        let Answer { node, service, .. } = answer;
         let place = Place::HalfOpen(initiator);
         let flow = self.get_mut(place);
         if let Some(flow) = flow.as_mut().filter(|_| !flags.syn) {
-            (flow.generation, flow.denied, flow.node) = (generation, false, node);
+            (flow.generation, flow.denied) = (generation, false);
+            (flow.node, flow.service) = (node, service);
         } else {
             *flow = Some(Flow {
                 initiator,
@@ -97,6 +110,7 @@ impl Entry {
                 generation,
                 denied: false,
                 node,
+                service,
                 finished: [false; 2],
                 unanswered: 0,
             });

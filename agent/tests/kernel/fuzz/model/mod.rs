@@ -7,6 +7,7 @@
 //!
 //! - Two datagrams in fragments may share a slot, and then the later one's takes the leave of the earlier one's. The
 //!   model is sure of the last one that was noted in a direction, and accepts either answer for those before it.
+//! - What a packet to a Service becomes behind NAT is not shown: nothing is known of any backend.
 //! - An error about ports of a denied established flow and an allowed half-open one is to be decided by the established one;
 //!   the programs do not always do so, and either answer is accepted until they do.
 //! - Half-open flows that fill a row are in the way of the next one. The caller sees from [`Model::half_open`] whether the programs
@@ -17,10 +18,13 @@ mod flows;
 mod icmp;
 mod ipv4;
 mod ipv6;
+#[cfg(test)]
+mod node_tests;
 mod packet;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod verdict;
 
 use std::net::IpAddr;
 
@@ -31,15 +35,17 @@ use self::datagrams::Datagrams;
 pub(super) use self::flows::Key;
 use self::flows::{Entry, Flow, Flows, Place, index};
 use self::icmp::{Claim, Message};
-use self::packet::{Content, Packet, TCP, Transport, UDP};
-use self::turn::{Kind, Turn, wanted};
-use super::sequence::{Shown, Veth};
-use super::world::{self, NODE_MAC, Policy, Wanted};
+use self::packet::{Content, Packet, TCP, Transport};
+use self::turn::{Kind, Turn};
+use self::verdict::{Answer, Arrival, Question, ask};
+use super::sequence::{Sequence, Shown, Veth};
+use super::world::{self, BRIDGE_MAC, Policy, Services, VETH_MAC, Wanted};
 
 /// A veth with its flows and datagrams.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     veth: Veth,
+    services: Services,
     generation: u32,
     /// `--established=recheck`
     recheck: bool,
@@ -58,8 +64,15 @@ pub(super) enum Expected {
 }
 
 impl Model {
-    pub(super) fn new(veth: Veth, generation: u32, recheck: bool) -> Self {
-        Self { veth, generation, recheck, flows: Flows::new(), datagrams: Default::default() }
+    /// At the beginning of a sequence.
+    pub(super) fn new(sequence: &Sequence, generation: u32, recheck: bool) -> Self {
+        let Sequence { veth, services, .. } = *sequence;
+        Self { veth, services, generation, recheck, flows: Flows::new(), datagrams: Default::default() }
+    }
+
+    /// The Service comes, goes, or is another one.
+    pub(super) fn serve(&mut self, services: Services) {
+        self.services = services;
     }
 
     /// The veth is flipped.
@@ -91,13 +104,12 @@ impl Model {
     pub(super) fn judge(&mut self, shown: &Shown) -> Expected {
         let direction = shown.direction;
         let content = packet::read(&shown.bytes, shown.gso);
-        let to_node = packet::destination(&shown.bytes) == Some(NODE_MAC);
-        let astray = direction == Direction::Egress && self.veth.policy.isolates(direction) && !to_node;
         if self.veth.policy == Policy::Bare && direction == Direction::Egress {
             return Expected::Exactly(guard(&shown.bytes, content));
         }
+        let arrival = self.arrival(shown);
         if let Ok(Content::Ip(packet)) = &content
-            && self.passes_as_established(direction, packet, astray)
+            && self.passes_as_established(arrival, packet)
         {
             return Expected::Exactly(Reason::Established);
         }
@@ -117,16 +129,43 @@ impl Model {
             return Expected::Exactly(Reason::Spoofed);
         }
         let Content::Ip(packet) = content else { return Expected::Exactly(Reason::Link) };
-        if packet.transport == Transport::Later {
-            return self.datagrams[index(direction)].follow(&packet, astray);
-        }
-        if icmp::is_link(&packet) && !(direction == Direction::Egress && leaves_link(&packet, to_node)) {
+        if icmp::is_link(&packet) && !self.leaves_link(shown, &packet) {
             return Expected::Exactly(Reason::Link);
         }
-        let reason = self.judge_new(direction, &packet, astray);
-        let first_to_node = direction == Direction::Egress && !astray;
-        self.datagrams[index(direction)].note(&packet, reason, first_to_node);
+        if packet.transport == Transport::Later {
+            return self.datagrams[index(direction)].follow(&packet, arrival.astray);
+        }
+        let reason = self.judge_new(arrival, &packet);
+        let to_node = direction == Direction::Egress && !arrival.astray;
+        self.datagrams[index(direction)].note(&packet, reason, to_node);
         Expected::Exactly(reason)
+    }
+
+    /// How a frame came: whom it is addressed to counts for what an isolated pod sends.
+    fn arrival(&self, shown: &Shown) -> Arrival {
+        let direction = shown.direction;
+        let sends = direction == Direction::Egress;
+        let policy = self.veth.policy;
+        let is_asked = policy == Policy::Missing || policy.isolates(direction);
+        let astray = sends && is_asked && !self.is_to_node(shown);
+        Arrival { direction, astray, forwarded: !sends && shown.forwarded }
+    }
+
+    /// Whether a frame is addressed to the node: to the veth, or to the bridge that it is a port of. Without an endpoint, nobody knows
+    /// of any.
+    fn is_to_node(&self, shown: &Shown) -> bool {
+        let mac = &shown.bytes[..6];
+        mac == VETH_MAC || self.veth.bridged && self.veth.policy != Policy::Missing && mac == BRIDGE_MAC
+    }
+
+    /// Whether the node would send on what a pod sends to the link: to an address that is neither the node's nor the link's.
+    fn leaves_link(&self, shown: &Shown, packet: &Packet<'_>) -> bool {
+        let IpAddr::V6(destination) = packet.destination else { return false };
+        let is_on_link = destination.is_multicast() || icmp::is_link_local(destination);
+        shown.direction == Direction::Egress
+            && !is_on_link
+            && !world::is_node(packet.destination)
+            && self.is_to_node(shown)
     }
 
     fn is_checked(&self, direction: Direction) -> bool {
@@ -134,7 +173,8 @@ impl Model {
     }
 
     /// Step 1.
-    fn passes_as_established(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> bool {
+    fn passes_as_established(&mut self, arrival: Arrival, packet: &Packet<'_>) -> bool {
+        let direction = arrival.direction;
         if packet.fragment.is_some() {
             return false;
         }
@@ -143,15 +183,11 @@ impl Model {
             return false;
         }
         let (generation, recheck) = (self.generation, self.recheck);
-        // Without an endpoint, nobody knows to whom a frame is addressed.
-        let may_be_astray = astray || direction == Direction::Egress && self.veth.policy == Policy::Missing;
         let Some(entry) = self.flows.get_mut(&turn.key) else { return false };
-        let passes = entry
-            .established
-            .filter(|flow| turn.belongs(direction, Place::Established, flow))
-            .is_some_and(|flow| {
-                !flow.denied && (!recheck || flow.generation == generation) && !(flow.node && may_be_astray)
-            });
+        let passes =
+            entry.established.filter(|flow| turn.belongs(arrival, Place::Established, flow)).is_some_and(
+                |flow| !flow.denied && (flow.generation == generation || !recheck && flow.is_kept()),
+            );
         if passes {
             entry.advance(Place::Established, direction, turn.key.protocol, turn.flags);
         }
@@ -159,56 +195,51 @@ impl Model {
     }
 
     /// Steps 7 to 9.
-    fn judge_new(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> Reason {
-        let peer = peer(direction, packet);
+    fn judge_new(&mut self, arrival: Arrival, packet: &Packet<'_>) -> Reason {
+        let direction = arrival.direction;
         let Some(turn) = Turn::of(direction, packet) else {
-            return if self.is_related(direction, packet, astray) {
+            return if self.is_related(arrival, packet) {
                 Reason::Related
-            } else if direction == Direction::Egress && world::is_tunnel(peer, packet.protocol, None) {
-                Reason::Tunnel
             } else {
-                self.ask(direction, peer, Wanted::Portless, astray)
+                let (peer, protocol) = (peer(direction, packet), packet.protocol);
+                let question =
+                    Question { initiator: direction, peer, protocol, peer_port: 0, wanted: Wanted::Portless };
+                self.ask(question, arrival).reason
             };
         };
-        if let Some(reason) = self.follow_flow(direction, turn, astray) {
+        if let Some(reason) = self.follow_flow(arrival, turn) {
             return reason;
         }
-        let reason = self.ask_about(direction, &turn.key, astray);
+        let answer = self.ask(Question::of(direction, &turn.key), arrival);
         if turn.kind == Kind::Answer {
-            return refused(reason);
+            return refused(answer.reason);
         }
-        if reason == Reason::DeniedByPolicy && self.opens_simultaneously(direction, turn) {
+        if answer.reason == Reason::DeniedByPolicy && self.opens_simultaneously(arrival, turn) {
             return Reason::Established;
         }
         let for_pod = direction == Direction::Egress || !self.veth.guarded || is_own(packet.destination);
-        let opens = for_pod && !(astray && world::is_node(peer)) && !is_of_tunnel(&turn.key);
-        if !reason.drops() && opens && !turn.flags.rst {
+        if !answer.reason.drops() && for_pod && !turn.flags.rst && !answer.flowless {
             let generation = self.generation;
-            let node = self.is_with_node(direction, &turn.key);
-            self.flows.entry(turn.key).or_default().start(
-                direction,
-                (generation, node),
-                turn.key.protocol,
-                turn.flags,
-            );
+            let entry = self.flows.entry(turn.key).or_default();
+            entry.start(direction, generation, turn.key.protocol, turn.flags, answer);
         }
-        reason
+        answer.reason
     }
 
     /// Step 7: what a packet's flow says; nothing where it has none.
-    fn follow_flow(&mut self, direction: Direction, turn: Turn, astray: bool) -> Option<Reason> {
+    fn follow_flow(&mut self, arrival: Arrival, turn: Turn) -> Option<Reason> {
+        let direction = arrival.direction;
         let mut entry = *self.flows.get(&turn.key)?;
         let mut denied = false;
         let mut allowed = None;
         for place in Entry::places(direction) {
-            let Some(flow) =
-                entry.get_mut(place).as_mut().filter(|flow| turn.belongs(direction, place, flow))
+            let Some(flow) = entry.get_mut(place).as_mut().filter(|flow| turn.belongs(arrival, place, flow))
             else {
                 continue;
             };
-            let is_allowed = !(astray && flow.node) && self.judge_again(direction, &turn.key, flow);
-            if astray && flow.node {
-                // It is none of the flow's.
+            let is_allowed = self.judge_again(arrival, &turn.key, flow);
+            if arrival.astray && (flow.node || flow.service) {
+                // As it turned out just now.
                 continue;
             }
             if is_allowed {
@@ -227,7 +258,7 @@ impl Model {
         match (allowed, denied) {
             (Some(_), _) => Some(Reason::Established),
             (None, true) => {
-                let reason = self.ask_about(direction, &turn.key, astray);
+                let reason = self.ask(Question::of(direction, &turn.key), arrival).reason;
                 let never_starts = matches!(turn.kind, Kind::Answer | Kind::Middle);
                 Some(if never_starts { refused(reason) } else { reason })
             }
@@ -236,12 +267,17 @@ impl Model {
     }
 
     /// Whether both sides start a connection at once, and this is the other one's SYN.
-    fn opens_simultaneously(&mut self, direction: Direction, turn: Turn) -> bool {
+    fn opens_simultaneously(&mut self, arrival: Arrival, turn: Turn) -> bool {
+        let direction = arrival.direction;
         let (generation, recheck) = (self.generation, self.recheck);
         let Some(entry) = self.flows.get_mut(&turn.key) else { return false };
         let place = Place::HalfOpen(flows::other(direction));
         let passes = entry.get_mut(place).is_some_and(|flow| {
-            turn.answers(&flow) && !flow.denied && (!recheck || flow.generation == generation)
+            let is_astray = arrival.astray && (flow.node || flow.service);
+            turn.answers(&flow)
+                && !is_astray
+                && !flow.denied
+                && (flow.generation == generation || !recheck && flow.is_kept())
         });
         if passes {
             entry.advance(place, direction, turn.key.protocol, turn.flags);
@@ -250,7 +286,8 @@ impl Model {
     }
 
     /// Step 8. The flow that an error is about is judged again where need be, and goes on as it was.
-    fn is_related(&mut self, direction: Direction, packet: &Packet<'_>, astray: bool) -> bool {
+    fn is_related(&mut self, arrival: Arrival, packet: &Packet<'_>) -> bool {
+        let direction = arrival.direction;
         let Transport::Icmp { v6, bytes } = packet.transport else { return false };
         if packet.fragment.is_some() {
             return false;
@@ -273,12 +310,9 @@ impl Model {
         let Some(mut entry) = self.flows.get(&key).copied() else { return false };
         let mut allowed = false;
         for place in Entry::places(direction) {
-            let Some(flow) = entry.get_mut(place) else { continue };
-            let is_allowed = !(astray && flow.node) && self.judge_again(direction, &key, flow);
-            if astray && flow.node {
-                continue;
-            }
-            allowed = is_allowed;
+            let strays = |flow: &Flow| arrival.astray && (flow.node || flow.service);
+            let Some(flow) = entry.get_mut(place).as_mut().filter(|flow| !strays(flow)) else { continue };
+            allowed = self.judge_again(arrival, &key, flow) && !strays(flow);
             if allowed || place == Place::Established {
                 break;
             }
@@ -287,18 +321,52 @@ impl Model {
         allowed
     }
 
-    /// Judges a flow again that is denied, or of an older generation, at a packet of this direction. Whether it is allowed.
-    fn judge_again(&self, direction: Direction, key: &Key, flow: &mut Flow) -> bool {
-        let is_older = self.recheck && flow.generation != self.generation;
-        if !flow.denied && !is_older {
+    /// Judges a flow again that is denied, or of an older generation, at a packet that arrives. Whether it is allowed.
+    fn judge_again(&self, arrival: Arrival, key: &Key, flow: &mut Flow) -> bool {
+        let question = Question::of(flow.initiator, key);
+        let outgoing = flow.initiator == Direction::Egress;
+        if !flow.denied {
+            if flow.generation == self.generation || !self.recheck && flow.is_kept() {
+                return true;
+            }
+            if !self.recheck {
+                // It is kept, and learns that its address is a Service's by now.
+                flow.service |= outgoing && self.is_behind_nat(question);
+                flow.generation = self.generation;
+                return true;
+            }
+        }
+        // An answer from an address that was no Service's so far is judged by the address: the pod's next packet tells.
+        let answers = outgoing && arrival.direction == Direction::Ingress && !flow.service && !flow.denied;
+        let resolved = answers && self.is_behind_nat(question);
+        let services = if resolved { Services::None } else { self.services };
+        let answer = ask(self.veth, services, question, arrival);
+        let is_ours = !self.veth.guarded || is_own(key.pod);
+        let is_unanswerable = flow.initiator == Direction::Ingress && answer.flowless;
+        if !resolved {
+            flow.node = answer.node;
+        }
+        let own = is_ours && !is_unanswerable;
+        if answers && (resolved || answer.service) && own && !answer.reason.drops() {
             return true;
         }
-        let own = (!self.veth.guarded || is_own(key.pod))
-            && !(flow.initiator == Direction::Ingress && is_of_tunnel(key));
-        let reason = self.ask_about(flow.initiator, key, false);
-        flow.node = self.is_with_node(flow.initiator, key);
+        if outgoing && !answers {
+            // Once a Service's, always: conntrack may go on translating.
+            flow.service |= answer.service;
+        }
+        let reason = answer.reason;
+        if own && flow.service {
+            // Nobody knows where it went: what the node sends itself came from there, and what the pod sends is judged elsewhere.
+            let is_unknown = reason == Reason::Service;
+            let is_nodes = arrival.direction == Direction::Ingress && !arrival.forwarded;
+            if !reason.drops() && (!is_unknown || is_nodes) {
+                (flow.generation, flow.denied) = (self.generation, false);
+                return true;
+            }
+            return arrival.direction == Direction::Egress && is_unknown;
+        }
         let of_node = reason == Reason::Node && flow.initiator == Direction::Ingress;
-        if own && of_node && (flow.denied || direction == Direction::Egress) {
+        if own && of_node && (flow.denied || arrival.direction == Direction::Egress) {
             // That does not tell who started it.
             return false;
         }
@@ -307,61 +375,23 @@ impl Model {
         !flow.denied
     }
 
-    /// Whether a flow that this direction starts is marked as one with the node.
-    fn is_with_node(&self, initiator: Direction, key: &Key) -> bool {
-        let is_asked = initiator == Direction::Egress || self.veth.policy.isolates(initiator);
-        world::is_node(key.peer) && (is_asked || is_of_tunnel(key))
-    }
-
-    /// Step 9, of what this direction starts.
-    fn ask_about(&self, direction: Direction, key: &Key, astray: bool) -> Reason {
-        if direction == Direction::Egress && is_of_tunnel(key) {
-            return Reason::Tunnel;
-        }
-        self.ask(direction, key.peer, wanted(direction, key), astray)
+    /// Whether what is asked about goes to a Service whose backend is judged behind NAT.
+    fn is_behind_nat(&self, question: Question) -> bool {
+        self.services == Services::BehindNat && world::is_frontend(question.peer, question.wanted)
     }
 
     /// Step 9.
-    fn ask(&self, direction: Direction, peer: IpAddr, wanted: Wanted, astray: bool) -> Reason {
-        let policy = self.veth.policy;
-        if !policy.isolates(direction) {
-            Reason::NotIsolated
-        } else if world::is_node(peer) && !astray {
-            Reason::Node
-        } else if policy == Policy::Quarantine {
-            Reason::Quarantined
-        } else if policy.allows(direction, peer, wanted) {
-            Reason::AllowedByPolicy
-        } else {
-            Reason::DeniedByPolicy
-        }
+    fn ask(&self, question: Question, arrival: Arrival) -> Answer {
+        ask(self.veth, self.services, question, arrival)
     }
-}
-
-/// Whether a flow's other side is where a tunnel of the node ends.
-fn is_of_tunnel(key: &Key) -> bool {
-    world::is_tunnel(key.peer, key.protocol, Some(key.peer_port))
-}
-
-/// Whether a packet goes into a tunnel of the node.
-fn is_into_tunnel(packet: &Packet<'_>) -> bool {
-    let port = match packet.transport {
-        Transport::Ports { protocol: UDP, destination, .. } => Some(destination),
-        _ => None,
-    };
-    world::is_tunnel(packet.destination, packet.protocol, port)
-}
-
-/// Whether the node, to which it is addressed, would send on what a pod tells the link.
-fn leaves_link(packet: &Packet<'_>, to_node: bool) -> bool {
-    let IpAddr::V6(destination) = packet.destination else { return false };
-    let is_on_link = destination.is_multicast() || icmp::is_link_local(destination);
-    !is_on_link && to_node && !world::is_node(packet.destination)
 }
 
 /// What policy says of a packet that must not start anything.
 fn refused(reason: Reason) -> Reason {
-    if reason == Reason::AllowedByPolicy { Reason::DeniedByPolicy } else { reason }
+    match reason {
+        Reason::AllowedByPolicy | Reason::Service => Reason::DeniedByPolicy,
+        reason => reason,
+    }
 }
 
 fn peer(direction: Direction, packet: &Packet<'_>) -> IpAddr {
@@ -374,21 +404,34 @@ fn peer(direction: Direction, packet: &Packet<'_>) -> IpAddr {
 /// What the program does that only checks sources, on veths whose pods' are to be checked: what it cannot read passes.
 fn guard(frame: &[u8], content: Result<Content<'_>, Reason>) -> Reason {
     let spoofed = match content {
-        Ok(content) if is_spoofed(&content) => true,
-        Ok(Content::Ip(packet)) if is_into_tunnel(&packet) => return Reason::Tunnel,
-        Ok(_) => false,
+        Ok(Content::Ip(packet)) if !is_spoofed_packet(&packet) && is_tunnel(&packet) => {
+            return Reason::Tunnel;
+        }
+        Ok(content) => is_spoofed(&content),
         Err(Reason::Malformed) if packet::is_of_no_family(frame) => return Reason::Malformed,
         Err(_) => packet::source(frame).is_some_and(|source| !is_own(source)),
     };
     if spoofed { Reason::Spoofed } else { Reason::NotIsolated }
 }
 
+/// Whether the pod's own node would take a packet apart.
+fn is_tunnel(packet: &Packet<'_>) -> bool {
+    let port = match packet.transport {
+        Transport::Ports { destination, .. } => destination,
+        _ => 0,
+    };
+    world::is_tunnel(packet.destination, packet.protocol, port)
+}
+
 /// Step 4.
 fn is_spoofed(content: &Content<'_>) -> bool {
-    let packet = match content {
-        Content::Arp { sender } => return !world::is_pod((*sender).into()) && !sender.is_unspecified(),
-        Content::Ip(packet) => packet,
-    };
+    match content {
+        Content::Arp { sender } => !world::is_pod((*sender).into()) && !sender.is_unspecified(),
+        Content::Ip(packet) => is_spoofed_packet(packet),
+    }
+}
+
+fn is_spoofed_packet(packet: &Packet<'_>) -> bool {
     let claims_too_much = match icmp::claim(packet) {
         Some(Claim::Routing) => true,
         Some(Claim::Address(target)) => {

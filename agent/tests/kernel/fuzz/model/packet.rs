@@ -133,11 +133,6 @@ pub(super) fn read(frame: &[u8], gso: bool) -> Result<Content<'_>, Reason> {
     }
 }
 
-/// Who a frame is for.
-pub(super) fn destination(frame: &[u8]) -> Option<[u8; 6]> {
-    frame.get(..6)?.try_into().ok()
-}
-
 /// Whether a frame says that it is ARP, or ends before it says what it is.
 pub(super) fn is_of_no_family(frame: &[u8]) -> bool {
     matches!(ethertype(frame), None | Some((0x0806, _)))

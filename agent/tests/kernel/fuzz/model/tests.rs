@@ -6,24 +6,25 @@ use postern_common::reason::Reason::{
 };
 use postern_policy::model::Direction::{self, Egress, Ingress};
 
-use super::super::sequence::{Shown, Veth, unhex};
-use super::super::world::Policy;
+use super::super::sequence::{Sequence, Shown, Veth, unhex};
+use super::super::world::{Policy, Services};
 use super::{Expected, Model};
 
 /// Addresses: the pod, the client, somebody in the block, the node.
-const POD: &str = "0a000001";
-const CLIENT: &str = "0a000002";
-const BLOCK: &str = "0a080101";
-const NODE: &str = "0a0000fe";
+pub(super) const POD: &str = "0a000001";
+pub(super) const CLIENT: &str = "0a000002";
+pub(super) const BLOCK: &str = "0a080101";
+pub(super) const NODE: &str = "0a0000fe";
 const POD6: &str = "fd000000000000000000000000000001";
 const CLIENT6: &str = "fd000000000000000000000000000002";
 
 /// Ports: 40000 to 80, and back.
-const THERE: &str = "9c400050";
-const BACK: &str = "00509c40";
+pub(super) const THERE: &str = "9c400050";
+pub(super) const BACK: &str = "00509c40";
 
-fn model(policy: Policy) -> Model {
-    Model::new(Veth { policy, guarded: true }, 1, true)
+pub(super) fn model(policy: Policy) -> Model {
+    let veth = Veth { policy, guarded: true, bridged: false };
+    Model::new(&Sequence { veth, services: Services::None, steps: Vec::new() }, 1, true)
 }
 
 fn ethernet(ethertype: &str, rest: &str) -> String {
@@ -31,34 +32,34 @@ fn ethernet(ethertype: &str, rest: &str) -> String {
 }
 
 /// An IPv4 packet: `fragment` is the third word's second half.
-fn v4(source: &str, destination: &str, protocol: u8, fragment: &str, body: &str) -> String {
+pub(super) fn v4(source: &str, destination: &str, protocol: u8, fragment: &str, body: &str) -> String {
     let length = 20 + body.len() / 2;
     let header = format!("4500{length:04x}0007{fragment}40{protocol:02x}0000{source}{destination}");
     ethernet("0800", &format!("{header}{body}"))
 }
 
-fn v6(source: &str, destination: &str, next: u8, hops: u8, body: &str) -> String {
+pub(super) fn v6(source: &str, destination: &str, next: u8, hops: u8, body: &str) -> String {
     let header = format!("60000000{:04x}{next:02x}{hops:02x}{source}{destination}", body.len() / 2);
     ethernet("86dd", &format!("{header}{body}"))
 }
 
-fn tcp(ports: &str, flags: u8) -> String {
+pub(super) fn tcp(ports: &str, flags: u8) -> String {
     format!("{ports}000000010000000250{flags:02x}100000000000")
 }
 
-fn udp(ports: &str) -> String {
+pub(super) fn udp(ports: &str) -> String {
     format!("{ports}00080000")
 }
 
 /// SYN, SYN with ACK, ACK, RST.
-const SYN: u8 = 2;
-const SYN_ACK: u8 = 18;
-const ACK: u8 = 16;
+pub(super) const SYN: u8 = 2;
+pub(super) const SYN_ACK: u8 = 18;
+pub(super) const ACK: u8 = 16;
 const RST: u8 = 4;
 
 #[track_caller]
-fn expect(model: &mut Model, direction: Direction, frame: &str, reason: Reason) {
-    let shown = Shown { direction, bytes: unhex(frame), gso: false };
+pub(super) fn expect(model: &mut Model, direction: Direction, frame: &str, reason: Reason) {
+    let shown = Shown { direction, bytes: unhex(frame), gso: false, forwarded: false };
     assert_eq!(model.judge(&shown), Expected::Exactly(reason), "{shown:?}");
 }
 
@@ -67,6 +68,9 @@ fn expect(model: &mut Model, direction: Direction, frame: &str, reason: Reason) 
 fn first(direction: Direction, frame: &str, reason: Reason) {
     expect(&mut model(Policy::Narrow), direction, frame, reason);
 }
+
+/// A router on the link.
+const ROUTER: &str = "fe800000000000000000000000000001";
 
 #[test]
 fn frames_are_read_as_they_are_meant() {
@@ -184,7 +188,6 @@ fn the_link_works_and_nobody_pretends() {
     first(Egress, &neighbour(136, 0, 255, ""), Spoofed);
     first(Egress, &neighbour(134, 0, 255, CLIENT6), Spoofed);
     first(Ingress, &neighbour(134, 0, 255, CLIENT6), DeniedByPolicy);
-    const ROUTER: &str = "fe800000000000000000000000000001";
     first(Ingress, &v6(ROUTER, POD6, 58, 255, &format!("86000000{}", "00".repeat(12))), Link);
     first(Ingress, &v6(ROUTER, POD6, 58, 255, &format!("86000000{}", "00".repeat(11))), DeniedByPolicy);
     let listener = |source: &str, hops: u8, body: &str| {
@@ -228,33 +231,33 @@ fn flows_open_answer_and_are_established() {
     let back = |flags| v4(POD, CLIENT, 6, "0000", &tcp(BACK, flags));
     let mut model = model(Policy::Nothing);
     expect(&mut model, Ingress, &there(SYN), DeniedByPolicy);
-    model.flip(Veth { policy: Policy::Narrow, guarded: true });
+    model.flip(Veth { policy: Policy::Narrow, guarded: true, bridged: false });
     expect(&mut model, Ingress, &there(SYN_ACK), DeniedByPolicy);
     expect(&mut model, Ingress, &there(RST), AllowedByPolicy);
     expect(&mut model, Egress, &back(SYN_ACK), DeniedByPolicy);
     expect(&mut model, Ingress, &there(SYN), AllowedByPolicy);
     expect(&mut model, Egress, &back(SYN_ACK), Established);
     // Half-open ones are looked for behind the endpoint, established ones before it.
-    model.flip(Veth { policy: Policy::Missing, guarded: true });
+    model.flip(Veth { policy: Policy::Missing, guarded: true, bridged: false });
     expect(&mut model, Ingress, &there(ACK), NoEndpoint);
-    model.flip(Veth { policy: Policy::Narrow, guarded: true });
+    model.flip(Veth { policy: Policy::Narrow, guarded: true, bridged: false });
     expect(&mut model, Ingress, &there(ACK), Established);
-    model.flip(Veth { policy: Policy::Missing, guarded: true });
+    model.flip(Veth { policy: Policy::Missing, guarded: true, bridged: false });
     expect(&mut model, Ingress, &there(ACK), Established);
     expect(&mut model, Egress, &back(ACK), Established);
-    model.flip(Veth { policy: Policy::Nothing, guarded: true });
+    model.flip(Veth { policy: Policy::Nothing, guarded: true, bridged: false });
     expect(&mut model, Ingress, &there(ACK), Established);
     model.advance();
     expect(&mut model, Egress, &back(ACK), DeniedByPolicy);
     expect(&mut model, Ingress, &there(ACK), DeniedByPolicy);
-    model.flip(Veth { policy: Policy::Ingress, guarded: true });
+    model.flip(Veth { policy: Policy::Ingress, guarded: true, bridged: false });
     expect(&mut model, Egress, &back(ACK), Established);
     expect(&mut model, Ingress, &there(ACK), Established);
 }
 
 #[test]
 fn a_denied_flow_is_judged_at_each_packet() {
-    let at = |policy| Veth { policy, guarded: true };
+    let at = |policy| Veth { policy, guarded: true, bridged: false };
     let there = v4(CLIENT, POD, 17, "0000", &udp("9c400035"));
     let back = v4(POD, CLIENT, 17, "0000", &udp("00359c40"));
     let mut model = model(Policy::Narrow);

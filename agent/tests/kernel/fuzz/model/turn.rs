@@ -5,6 +5,7 @@ use postern_policy::model::{Direction, Protocol};
 use super::flows::{Flow, Key, Place, Stage};
 use super::icmp::{self, Message};
 use super::packet::{self, Flags, Packet, SCTP, TCP, Transport, UDP};
+use super::verdict::Arrival;
 use crate::fuzz::world::Wanted;
 
 /// What a packet tells about the flow that it belongs to.
@@ -60,9 +61,12 @@ impl Turn {
 
     /// Whether a packet is one of a flow's own. One that may be a flow's first packet, and comes from the side that
     /// started it, is judged as a new one is, for as long as the flow is half-open. A SYN is one of no flow, other than where policy denies
-    /// it (see [`Self::answers`]); a SYN-ACK of the side that started a flow is one of it once the other side was heard.
-    pub(super) fn belongs(&self, direction: Direction, place: Place, flow: &Flow) -> bool {
-        if self.kind == Kind::Start && self.key.protocol == TCP {
+    /// it (see [`Self::answers`]); a SYN-ACK of the side that started a flow is one of it once the other side was heard. Nor is what
+    /// the pod sends to somebody else than its node, of a flow with that or with a Service.
+    pub(super) fn belongs(&self, arrival: Arrival, place: Place, flow: &Flow) -> bool {
+        let direction = arrival.direction;
+        let is_astray = arrival.astray && (flow.node || flow.service);
+        if is_astray || self.kind == Kind::Start && self.key.protocol == TCP {
             false
         } else if direction == flow.initiator {
             let is_answer =
