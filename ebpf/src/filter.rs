@@ -18,7 +18,7 @@ use crate::pick_up::{PickedUp, pick_up};
 use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{addressed, claim, conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::{addressed, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -51,6 +51,9 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
     };
     // SAFETY: it belongs to this CPU, where nobody else has the place.
     let scene = unsafe { &mut *scene };
+    if config::realtime() {
+        scene.place = place;
+    }
     scene.set::<DIRECTION>(ctx, start);
     let Packet { transport, fragment, protocol, .. } = scene.packet;
     let may_be_new = transport.starts && protocol == IPPROTO_TCP;

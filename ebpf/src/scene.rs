@@ -73,6 +73,8 @@ pub struct Scene<A: Address> {
     pub inquiry: Inquiry,
     /// Where the IP header begins.
     pub start: u32,
+    /// Which of this CPU's places this is, where there are several: nothing of the packet at hand (see [`crate::claim`]).
+    pub place: u32,
     /// One of [`readable`]'s constants.
     pub readable: u8,
     /// The pod sends it to somebody else than its node, by the MAC address: see [`crate::addressed::strays`].

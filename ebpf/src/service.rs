@@ -11,6 +11,7 @@ use postern_common::service::{
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
+use crate::claim::PLACES;
 use crate::family::Address;
 use crate::frame;
 use crate::maps;
@@ -39,12 +40,15 @@ fn next_slot<A: Address>(scene: &mut Scene<A>) -> u32 {
     let first = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(slots);
     let mut next = || {
         scene.crossings = scene.crossings.wrapping_add(1);
-        // Each family counts for itself: one takes the even numbers, the other the odd ones.
-        let number = scene.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
+        // Each family counts for itself: one takes the even numbers, the other the odd ones. So does each place, where there are several.
+        let mut number = scene.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
+        if config::realtime() {
+            number = number.wrapping_mul(PLACES) | scene.place;
+        }
         first.wrapping_add(number & (slots - 1)) % CROSSINGS
     };
     let slot = next();
-    // Two numbers are no packet's. They are of two families, and the next one of either is one.
+    // Two numbers are no packet's, and the next one of either is one.
     if slot == u32::from(UNTAGGED) || slot == u32::from(NOTHING_NOTED) { next() } else { slot }
 }
 

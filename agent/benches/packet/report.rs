@@ -153,8 +153,7 @@ fn title(program: Program) -> &'static str {
         Program::Empty => "empty program",
         Program::Vary => "varying the packet",
         Program::Parse => "parse",
-        Program::Lru => "parse, one LRU look-up",
-        Program::Hash => "parse, one hash look-up",
+        Program::Flow => "parse, one look-up",
         Program::ToPod | Program::FromPod => "judge",
     }
 }

@@ -1,7 +1,7 @@
 //! One loaded object with one policy set, filled by the real engine and writer.
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use postern::datapath::half_open;
@@ -37,15 +37,13 @@ pub(super) enum Program {
     Empty,
     Vary,
     Parse,
-    Lru,
-    Hash,
+    Flow,
     ToPod,
     FromPod,
 }
 
 impl Program {
-    const ALL: [Self; 7] =
-        [Self::Empty, Self::Vary, Self::Parse, Self::Lru, Self::Hash, Self::ToPod, Self::FromPod];
+    const ALL: [Self; 6] = [Self::Empty, Self::Vary, Self::Parse, Self::Flow, Self::ToPod, Self::FromPod];
 
     /// What judges packets of a direction.
     pub(super) const fn of(direction: u8) -> Self {
@@ -57,8 +55,7 @@ impl Program {
             Self::Empty => "bench_empty",
             Self::Vary => "bench_vary",
             Self::Parse => "bench_parse",
-            Self::Lru => "bench_parse_lru",
-            Self::Hash => "bench_parse_hash",
+            Self::Flow => "bench_parse_flow",
             Self::ToPod => "bench_to_pod",
             Self::FromPod => "bench_from_pod",
         }
@@ -104,11 +101,8 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Puts flows into the tables of established ones, and into the hash maps that these are compared with.
+    /// Puts flows into the tables of established ones.
     fn establish(&mut self, flows: u32) -> Result<()> {
-        let mut take = |name: &str| self.ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let mut hash4: HashMap<MapData, Flow4, Flow> = take("HASH4")?.try_into()?;
-        let mut hash6: HashMap<MapData, Flow6, Flow> = take("HASH6")?.try_into()?;
         let cell = Cell { packet: Packet::Established(flows), family: Family::V4, direction: INGRESS };
         let generation = self.maps.state.get(&0, 0)?.generation;
         let flow = Flow {
@@ -129,8 +123,6 @@ impl Rig {
             let key6 = Flow6 { ifindex: IFINDEX, pod, peer: address, pod_port, peer_port, protocol };
             self.maps.flows4.insert(key4, flow, 0)?;
             self.maps.flows6.insert(key6, flow, 0)?;
-            hash4.insert(key4, flow, 0)?;
-            hash6.insert(key6, flow, 0)?;
         }
         Ok(())
     }

@@ -119,9 +119,7 @@ fn floors(extent: &Extent) -> Result<Vec<Job>> {
     floors.push((Program::Vary, Family::V4, 1_000));
     for family in [Family::V4, Family::V6] {
         floors.push((Program::Parse, family, 1));
-        for program in [Program::Lru, Program::Hash] {
-            floors.extend(extent.flows.iter().map(|flows| (program, family, *flows)));
-        }
+        floors.extend(extent.flows.iter().map(|flows| (Program::Flow, family, *flows)));
     }
     let job = |(program, family, flows)| {
         let cell = Cell { packet: Packet::Established(flows), family, direction: INGRESS };

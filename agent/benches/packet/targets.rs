@@ -18,7 +18,7 @@ pub(super) const GROWTH: f64 = 0.15;
 pub(super) fn target(cell: Cell, measured: &[(Subject, Summary)]) -> Option<f64> {
     match cell.packet {
         Packet::Established(flows) => {
-            let floor = Subject::Floor(Program::Lru, cell.family, flows);
+            let floor = Subject::Floor(Program::Flow, cell.family, flows);
             let floor = measured.iter().find(|(subject, _)| *subject == floor);
             floor.map(|(_, floor)| floor.median * ESTABLISHED)
         }

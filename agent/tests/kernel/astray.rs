@@ -11,16 +11,8 @@ use crate::frames::{End, NODE_MAC, echo, fragment, icmp_error, other, tcp, udp};
 use crate::rig::{Answer, IFINDEX, Rig};
 
 /// A pod that gets and sends nothing, and a Service.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 ---
 apiVersion: v1
@@ -44,7 +36,8 @@ metadata: {namespace: shop, name: db, labels: {kubernetes.io/service-name: db}}
 addressType: IPv4
 ports: [{port: 80, protocol: TCP}, {name: u, port: 53, protocol: UDP}]
 endpoints: [{addresses: [10.0.0.3], conditions: {ready: true}}]
-"#;
+"
+);
 
 /// The pod, and its node, of both families.
 const ENDS: [(&str, &str); 2] = [("10.0.0.1", "10.0.0.254"), ("fd00::1", "fd00::fe")];

@@ -8,18 +8,11 @@ use crate::frames::{NODE_MAC, arp, extended, on_link, on_link_about, on_link_wit
 use crate::rig::{Answer, Rig};
 
 /// A pod that gets and sends nothing.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
-"#;
+"
+);
 
 const IP: usize = 14;
 const MESSAGE: usize = IP + 40;

@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[macro_use]
+mod worlds;
+
 mod agents;
 mod agreement;
 mod allowed_again;

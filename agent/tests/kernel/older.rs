@@ -14,19 +14,12 @@ const POD: [&str; 2] = ["10.0.0.1", "fd00::1"];
 const NODE: [&str; 2] = ["10.0.0.2", "fd00::2"];
 
 /// A pod whose policy is added by each test.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec:
   podSelector: {}
-"#;
+"
+);
 
 fn addresses(of: [&str; 2]) -> Vec<IpAddr> {
     of.iter().map(|address| address.parse().unwrap()).collect()

@@ -9,21 +9,14 @@ use crate::frames::{self, End};
 use crate::rig::{Answer, Rig};
 
 /// A pod that may be reached on TCP 80, by anyone.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Ingress, Egress]
   ingress: [{ports: [{port: 80}]}]
-"#;
+"
+);
 
 const WEB: End = ("10.0.0.1", 80);
 const WEB6: End = ("fd00::1", 80);

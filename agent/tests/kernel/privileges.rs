@@ -15,33 +15,15 @@ use postern::datapath::attach::{self, Mode};
 use postern::datapath::object::{self, GUARD, Settings};
 use postern::privileges::NEEDED;
 
+use crate::agents::WEB;
 use crate::pod_netns::{PodNetns, enter_node};
 use crate::removal::Pins;
 
 /// How long an agent may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A pod that may neither send nor receive.
-const DENIED: &str = "
-apiVersion: v1
-kind: Node
-metadata: { name: node-a }
----
-apiVersion: v1
-kind: Namespace
-metadata: { name: shop }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: web, namespace: shop }
-spec: { nodeName: node-a, containers: [{ name: web, image: web }] }
-status: { phase: Running, podIPs: [{ ip: 10.9.1.2 }] }
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { name: deny-all, namespace: shop }
-spec: { podSelector: {}, policyTypes: [Ingress, Egress] }
-";
+/// What makes [`WEB`] a pod that may neither send nor receive.
+const DENIED: &str = "spec: { podSelector: {}, policyTypes: [Ingress, Egress] }\n";
 
 /// An agent on a node of its own.
 struct Agent {
@@ -62,7 +44,7 @@ impl Agent {
     /// Starts one, with pins called so, in the calling thread's network namespace, with no more than the thread's capabilities.
     fn start(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("all.yaml"), DENIED).unwrap();
+        std::fs::write(folder.path().join("all.yaml"), format!("{WEB}{DENIED}")).unwrap();
         let (pins, socket) = (Pins::new(name), folder.path().join("postern.sock"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
         command.args(["agent", "--node", "node-a", "--manifests"]).arg(folder.path());

@@ -1,6 +1,8 @@
 //! Kernels on which programs of one CPU interrupt each other: memory for the packet at hand is claimed, and given back whatever becomes of
 //! the packet. Nothing here interrupts; who has a place already is written into the map.
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use postern::datapath::object::{self, Settings};
 use postern_common::reason::Reason;
 
@@ -127,3 +129,26 @@ fn nothing_is_used_that_kernels_before_5_12_refuse() {
     assert!(!atomic.is_empty());
     assert!(atomic.iter().all(|imm| *imm == 0), "{atomic:?}");
 }
+
+#[test]
+fn packets_of_both_places_have_slots_of_their_own() {
+    // What the CPU counts is each CPU's own.
+    let mut cpu = CpuSet::new();
+    cpu.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpu).unwrap();
+    let mut rig = rig(true);
+    for (number, taken) in [[0, 0], [1, 0]].into_iter().enumerate() {
+        rig.claim(taken);
+        for port in 0..PACKETS {
+            let from = 5000 + u16::try_from(number).unwrap() * PACKETS + port;
+            let frame = frames::tcp(("10.0.0.1", from), ("10.0.0.9", 80), "S");
+            assert_eq!(rig.sends(&frame), Answer(Reason::AllowedByPolicy));
+        }
+        rig.claim([0; 2]);
+    }
+    let noted = rig.crossings().iter().filter(|it| it.ifindex != 0).count();
+    assert_eq!(noted, 2 * usize::from(PACKETS));
+}
+
+/// Packets that are sent by way of each place.
+const PACKETS: u16 = 20;

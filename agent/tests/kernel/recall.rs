@@ -10,22 +10,15 @@ use crate::pod_netns;
 use crate::rig::{Answer, IFINDEX, Rig};
 
 /// A pod that one other may reach, on one port of one protocol, and that may send anywhere.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec:
   podSelector: {matchLabels: {app: web}}
   ingress:
   - from: [{ipBlock: {cidr: 10.0.0.2/32}}, {ipBlock: {cidr: fd00:0:0:1::2/128}}]
     ports: [{port: 80}]
-"#;
+"
+);
 
 /// Nobody may reach anything but DNS.
 const SILENT: &str = r"

@@ -5,22 +5,15 @@ use postern_common::reason::Reason;
 use crate::frames::{self, End};
 use crate::rig::{Answer, Rig};
 
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Ingress, Egress]
   ingress: [{ports: [{port: 80}]}]
   egress: [{ports: [{port: 443}, {port: 53, protocol: UDP}]}]
-"#;
+"
+);
 
 const WEB: End = ("10.0.0.1", 33000);
 const SERVER: End = ("10.9.9.9", 443);

@@ -8,18 +8,11 @@ use crate::frames::{End, fragment, other, tcp, udp};
 use crate::rig::{Answer, Rig};
 
 /// A pod that may send anything anywhere, and gets nothing.
-const WORLD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {namespace: shop, name: web, labels: {app: web}}
-spec: {nodeName: node-a, containers: [{name: c}]}
-status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {namespace: shop, name: web}
+const WORLD: &str = web!(
+    r"
 spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{}]}
-"#;
+"
+);
 
 const PROTOCOLS: [u8; 5] = [4, 41, 47, 115, 137];
 /// The pod, its node, another host: of both families.

@@ -2,11 +2,9 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_UNSPEC};
-use aya_ebpf::btf_maps::HashMap;
-use aya_ebpf::macros::btf_map;
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Flow4, Flow6, MAX_FLOWS};
+use postern_common::conntrack::Flow;
 use postern_common::direction::INGRESS;
 use postern_ebpf::family::Address;
 use postern_ebpf::parse::{self, Frame, ethertype};
@@ -14,43 +12,13 @@ use postern_ebpf::scene::readable;
 
 use crate::vary::VARY;
 
-/// The same entries as `FLOWS4`, in an ordinary hash map. Written by the benchmark.
-#[btf_map]
-pub static HASH4: HashMap<Flow4, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-
-/// The same entries as `FLOWS6`, in an ordinary hash map. Written by the benchmark.
-#[btf_map]
-pub static HASH6: HashMap<Flow6, Flow, MAX_FLOWS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-
 /// What to look up once the packet is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
     /// Nothing.
     Nothing,
-    /// The flow where it really is.
-    Lru,
-    /// The flow in a hash map.
-    Hash,
-}
-
-/// An address whose flows an ordinary hash map holds.
-pub trait Hashed: Address {
-    /// The flow's entry in the hash map.
-    fn hashed(key: &Self::FlowKey) -> Option<*mut Flow>;
-}
-
-impl Hashed for u32 {
-    #[inline(always)]
-    fn hashed(key: &Flow4) -> Option<*mut Flow> {
-        HASH4.get_ptr_mut(key)
-    }
-}
-
-impl Hashed for [u32; 4] {
-    #[inline(always)]
-    fn hashed(key: &Flow6) -> Option<*mut Flow> {
-        HASH6.get_ptr_mut(key)
-    }
+    /// The flow.
+    Flow,
 }
 
 /// Reads a packet and looks its flow up; counts what goes wrong.
@@ -79,8 +47,8 @@ pub fn note(ctx: &TcContext) {
 }
 
 #[inline(always)]
-fn note_flow<A: Hashed>(ctx: &TcContext, start: usize) {
-    if !is_found::<A>(ctx, start, Lookup::Lru)
+fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
+    if !is_found::<A>(ctx, start, Lookup::Flow)
         && let Some(scene) = A::scene(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
@@ -91,7 +59,7 @@ fn note_flow<A: Hashed>(ctx: &TcContext, start: usize) {
 }
 
 #[inline(always)]
-fn is_found<A: Hashed>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
+fn is_found<A: Address>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
     let Some(scene) = A::scene(0) else { return false };
     // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
     let scene = unsafe { &mut *scene };
@@ -101,8 +69,7 @@ fn is_found<A: Hashed>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
     }
     let found = match lookup {
         Lookup::Nothing => return true,
-        Lookup::Lru => A::flow(&scene.key),
-        Lookup::Hash => A::hashed(&scene.key),
+        Lookup::Flow => A::flow(&scene.key),
     };
     // SAFETY: the element stays valid until this program ends. Volatile: whoever looks a flow up reads it.
     found.is_some_and(|flow| unsafe { read_volatile(&raw const (*flow).expires) } != 0)

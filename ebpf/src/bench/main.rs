@@ -39,16 +39,9 @@ pub fn bench_parse(ctx: TcContext) -> i32 {
 
 /// Reading the packet, and one look-up of its flow.
 #[classifier]
-pub fn bench_parse_lru(ctx: TcContext) -> i32 {
+pub fn bench_parse_flow(ctx: TcContext) -> i32 {
     vary::vary(&ctx);
-    floor::judge(&ctx, floor::Lookup::Lru)
-}
-
-/// Reading the packet, and one look-up of its flow in an ordinary hash map.
-#[classifier]
-pub fn bench_parse_hash(ctx: TcContext) -> i32 {
-    vary::vary(&ctx);
-    floor::judge(&ctx, floor::Lookup::Hash)
+    floor::judge(&ctx, floor::Lookup::Flow)
 }
 
 /// Reading the packet, and one look-up of its flow, which is noted when it is new: for packets on the wire.
