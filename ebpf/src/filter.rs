@@ -474,8 +474,8 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     if reason.drops() || transport.resets {
         return reason;
     }
-    if transport.starts && scene.absent == 0 {
-        // What there was with the same ports is over.
+    if scene.absent == 0 {
+        // What there was with the same ports is over, or was with a Service, which this is not.
         A::forget(&scene.key);
     }
     if DIRECTION == INGRESS && scene.is_for_another() {

@@ -73,7 +73,7 @@ pub(super) fn ask(veth: Veth, services: Services, question: Question, arrival: A
             arrival.direction == Direction::Egress || !arrival.forwarded
         };
     answer.service = sends && !arrival.astray && (is_node || behind_nat);
-    answer.flowless = arrival.astray && (answer.node || behind_nat);
+    answer.flowless = sends && arrival.astray && (answer.node || behind_nat);
     if is_tunnel {
         // What comes from where a tunnel ends may not be answered.
         answer.flowless = true;
