@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DENIED, Flow, SERVICE};
 use postern_common::direction::{EGRESS, INGRESS};
+use postern_common::endpoint::Endpoint;
 use postern_common::reason::Reason;
 use postern_common::service::{
     CROSSINGS, Crossing, HAIRPIN_SLOTS, Hairpin, HairpinSlot, KEPT, NOTHING_NOTED, UNTAGGED, content_at,
@@ -135,10 +136,19 @@ pub fn is_allowed_still<A: Address>(
 }
 
 /// Whether a packet that policy, asked just now, does not let in is the pod's own: its node sends on, in its own name, what the pod
-/// sent to a Service a moment ago.
+/// sent to a Service a moment ago. It came to the node by the pod's own veth, or by the bridge that this is a port of; what a bridge
+/// passes on of another pod, which may know what to write into it, came by that pod's.
 #[inline(always)]
 pub fn is_hairpin<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    scene.is_peer_node && was_sent(ctx, scene)
+    // SAFETY: the context of a running program is valid.
+    let iif = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    scene.is_peer_node && is_way_back(iif, scene.ifindex, &scene.endpoint) && was_sent(ctx, scene)
+}
+
+/// Whether a packet that came to the node by an interface may be one that comes back to the pod of a veth.
+#[inline(always)]
+pub fn is_way_back(iif: u32, veth: u32, endpoint: &Endpoint) -> bool {
+    iif == veth || iif != 0 && iif == endpoint.master
 }
 
 /// Whether the pod sent the scene's packet to a Service just now.

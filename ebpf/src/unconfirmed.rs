@@ -103,7 +103,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     if reason == Reason::Quarantined {
         return Some(reason);
     }
-    if class.flags & LOCAL_NODE != 0 && is_hairpin(skb, at, &start)
+    if class.flags & LOCAL_NODE != 0 && may_be_hairpin(skb, at, &start)
         || transport.goes_on && may_be_older(&start, class)
     {
         return None;
@@ -160,7 +160,10 @@ fn is_half_open<A: Address>(start: &Start<A>) -> bool {
 
 /// Whether the pod's node sends on what the pod sent to a Service just now.
 #[inline(always)]
-fn is_hairpin<A: Address>(skb: Skb, at: u32, start: &Start<A>) -> bool {
+fn may_be_hairpin<A: Address>(skb: Skb, at: u32, start: &Start<A>) -> bool {
+    if !service::is_way_back(skb.iif(), start.ifindex, &start.endpoint) {
+        return false;
+    }
     let protocol = start.protocol;
     let digest = service::digest(protocol, skb.length(at), |offset| skb.read(at + offset));
     // What cannot be told was not noted either.

@@ -20,6 +20,7 @@ mod expiry;
 mod floods;
 mod frames;
 mod fuzz;
+mod hairpins;
 mod link;
 mod log;
 mod node;

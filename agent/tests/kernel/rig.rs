@@ -289,6 +289,14 @@ impl Rig {
         self.run(INGRESS, PROGRAMS[usize::from(INGRESS)], frame, &context(self.ifindex, payload))
     }
 
+    /// The pod gets a frame that came to the node by an interface.
+    pub(crate) fn gets_by(&mut self, iif: u32, frame: &[u8]) -> Answer {
+        let mut context = context(self.ifindex, 0);
+        // `ingress_ifindex`
+        context[36..40].copy_from_slice(&iif.to_ne_bytes());
+        self.run(INGRESS, PROGRAMS[usize::from(INGRESS)], frame, &context)
+    }
+
     /// Whether a frame passes on some veth, without asking why: for millions of them.
     pub(crate) fn passes_on(&mut self, ifindex: u32, direction: u8, frame: &[u8]) -> bool {
         self.passes_times(ifindex, direction, frame, 1)

@@ -1,6 +1,6 @@
 //! What the worlds of several tests begin with.
 
-/// Manifests of the pod `shop/web`, 10.0.0.1 and fd00::1 on `node-a`, and of its policy, of which the spec is each test's, with whatever
+/// Manifests of the pod `shop/web`, 10.0.0.1 and `fd00::1` on `node-a`, and of its policy, of which the spec is each test's, with whatever
 /// comes behind.
 macro_rules! web {
     ($rest:literal) => {

@@ -91,6 +91,11 @@ impl Model {
         if !self.got.contains(&answered) || !is_to_node(shape) {
             return None;
         }
+        let own = Key { pod: shape.from, protocol: UDP, pod_port: port, peer: packet.destination, peer_port };
+        if self.sent.get(&own).is_some_and(|own| own.arrived_after != self.changes) {
+            // It may have started this, and policy was another one then: until a flow is established, its side is asked about again.
+            return None;
+        }
         // As it was sent: to this very address, or to what conntrack takes it for.
         [
             (packet.source, port),

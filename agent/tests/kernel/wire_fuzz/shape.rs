@@ -149,7 +149,10 @@ impl Shape {
             Load::Udp { from, to } => (UDP, 64, none, udp(from.number(base), to.number(base), &payload)),
             Load::Tcp { from, to, flags } => {
                 let mut body = ports(from.number(base), to.number(base));
-                body.extend([0, 0, 3, 232, 0, 0, 7, 208, 0x50, *flags, 16, 0, 0, 0, 0, 0]);
+                // Each frame's own: by its sequence number, what a pod sends to itself is known again.
+                body.extend((1000 + number).to_be_bytes());
+                body.extend((2000 + number).to_be_bytes());
+                body.extend([0x50, *flags, 16, 0, 0, 0, 0, 0]);
                 body.extend(payload);
                 (TCP, 64, none, body)
             }
