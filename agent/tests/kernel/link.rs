@@ -125,6 +125,7 @@ fn neighbour_discovery_goes_to_whom_it_concerns() {
         ("I have it, you there", about("fd00::9", "fd00::1", 136, "fd00::9"), Link),
         ("to some", about("fd00::9", "ff02::2", 136, "fd00::9"), DeniedByPolicy),
         ("to all of the site", about("fd00::9", "ff05::1", 136, "fd00::9"), DeniedByPolicy),
+        ("to nobody", about("fd00::9", "::", 136, "fd00::9"), DeniedByPolicy),
         ("about a group", about("fd00::9", "ff02::1", 136, "ff02::9"), DeniedByPolicy),
         ("is there a router?", about("fd00::9", "ff02::2", 133, "::"), Link),
         ("are you a router?", about("fd00::9", "fe80::1", 133, "::"), Link),
@@ -134,6 +135,7 @@ fn neighbour_discovery_goes_to_whom_it_concerns() {
         ("a router's, from beyond the link", about("fd00::9", "fd00::1", 134, "::"), DeniedByPolicy),
         ("a router's, to routers", about("fe80::9", "ff02::2", 134, "::"), DeniedByPolicy),
         ("a redirect from beyond the link", about("fd00::9", "fd00::1", 137, "::"), DeniedByPolicy),
+        ("a redirect to nobody", about("fe80::9", "::", 137, "::"), DeniedByPolicy),
         ("a redirect to routers", about("fe80::9", "ff02::2", 137, "::"), DeniedByPolicy),
     ]);
 }

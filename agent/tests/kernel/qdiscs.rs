@@ -64,7 +64,6 @@ fn with_a_qdisc_that_limits_bandwidth_both_directions_are_enforced() {
             assert_eq!(exchanged(pods), [true, true], "before there is an agent");
             let agent = agent(&format!("bandwidth-{mode}"), mode);
             agent.wait_for(|status| status.ready);
-            let before = went_round();
             assert_eq!(exchanged(pods), [false, false], "{mode}: denied");
             let status = agent.wait_for(|_| true);
             assert!(status.ready, "{status:?}");
@@ -77,7 +76,14 @@ fn with_a_qdisc_that_limits_bandwidth_both_directions_are_enforced() {
             // What was there goes on, behind ours.
             let filters = sh("tc filter show dev veth-1 ingress");
             assert!(filters.contains("mirred (Egress Redirect to device ifb-1) stolen"), "{filters}");
-            assert_eq!(went_round(), before, "what is denied does not go round");
+            // Now and then, ARP and neighbour discovery do.
+            let goes_round = |_| {
+                let before = went_round();
+                assert_eq!(exchanged(pods), [false, false], "{mode}: denied");
+                went_round() != before
+            };
+            assert!(!(0..5).all(goes_round), "what is denied does not go round");
+            let before = went_round();
             pods[0].within(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"node", "10.9.1.1:9").unwrap());
             assert_ne!(went_round(), before, "what is allowed does");
         });

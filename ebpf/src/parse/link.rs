@@ -79,8 +79,9 @@ fn is_neighbour_discovery(ctx: &TcContext, packet: &Packet<[u32; 4]>, start: usi
     }
     let length = packet.end.wrapping_sub(body).wrapping_add(HEADER);
     let Packet { source, destination, .. } = packet;
-    // To everybody, or to one.
-    let is_proper = *destination == ALL_NODES || !is_multicast(destination);
+    // To everybody, or to one; nobody is sent to at `::` (RFC 4291 2.5.2).
+    let is_one = !is_multicast(destination) && *destination != [0; 4];
+    let is_proper = *destination == ALL_NODES || is_one;
     match kind {
         kind::ROUTER_SOLICITATION => {
             length <= 24 && (*destination == ALL_ROUTERS || is_link_local(destination))

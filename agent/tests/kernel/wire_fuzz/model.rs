@@ -5,7 +5,7 @@
 //!
 //! Where the page leaves it open whether something passes, it may and need not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::link;
@@ -67,10 +67,14 @@ pub(super) struct Model {
     keep: bool,
     pub(super) changes: u64,
     pub(super) sent: HashMap<Key, Sent>,
-    pub(super) got: HashSet<Key>,
+    /// What a pod got, and after how many changes for the first time.
+    pub(super) got: HashMap<Key, u64>,
     /// Packets that conntrack may know, and translate, since it forgot; and the backend that it chose, if it did.
     pub(super) translated: HashMap<(u8, IpAddr, u16, IpAddr, u16), Option<usize>>,
 }
+
+/// In place of a backend: nobody knows which, or whether there is any.
+const UNKNOWN: Option<usize> = Some(usize::MAX);
 
 impl Model {
     pub(super) fn new(setting: Setting, tunnel: bool, keep: bool) -> Self {
@@ -80,7 +84,7 @@ impl Model {
             keep,
             changes: 0,
             sent: HashMap::new(),
-            got: HashSet::new(),
+            got: HashMap::new(),
             translated: HashMap::new(),
         }
     }
@@ -119,13 +123,15 @@ impl Model {
         let Packet { source, destination, protocol, .. } = *packet;
         // With the first packet of a connection, conntrack settles what becomes of both ways.
         let service = self.setting.service.filter(|_| is_frontend(packet));
-        self.translated.entry((protocol, source, pod_port, destination, peer_port)).or_insert(service);
-        self.translated.entry((protocol, destination, peer_port, source, pod_port)).or_insert(None);
+        let to_node = is_to_node(shape);
+        // Of what is not addressed to the node, that is not known: it may see it, and forget it again.
+        let (there, back) = if to_node { (service, None) } else { (UNKNOWN, UNKNOWN) };
+        self.translated.entry((protocol, source, pod_port, destination, peer_port)).or_insert(there);
+        self.translated.entry((protocol, destination, peer_port, source, pod_port)).or_insert(back);
         if source != Who::Of(shape.from).address(source.is_ipv6()) {
             return;
         }
         let key = Key { pod: shape.from, protocol, pod_port, peer: destination, peer_port };
-        let to_node = is_to_node(shape);
         let sent = self.sent.entry(key).or_insert(Sent { to_node, arrived: None, arrived_after: 0 });
         sent.to_node |= to_node;
     }
@@ -156,13 +162,14 @@ impl Model {
         let (source_port, port) = packet.ports();
         if packet.destination == Who::Of(place).address(packet.destination.is_ipv6()) && packet.has_flow() {
             let (pod, protocol, peer, peer_port) = (place, packet.protocol, packet.source, source_port);
-            self.got.insert(Key { pod, protocol, pod_port: port, peer, peer_port });
+            let key = Key { pod, protocol, pod_port: port, peer, peer_port };
+            self.got.entry(key).or_insert(self.changes);
         }
         if let Content::Ip(before) = &sent.content {
             let (pod_port, peer_port) = before.ports();
             if (before.source, before.destination) != (packet.source, packet.destination) {
                 let back = (packet.protocol, packet.destination, port, packet.source, source_port);
-                self.translated.insert(back, Some(usize::MAX));
+                self.translated.insert(back, UNKNOWN);
             }
             let (pod, protocol, peer) = (shape.from, before.protocol, before.destination);
             if let Some(sent) = self.sent.get_mut(&Key { pod, protocol, pod_port, peer, peer_port }) {
@@ -243,7 +250,7 @@ impl Model {
         let may_answer = self.keep || policy.lets_in(self.setting.good, peer, protocol, port);
         let goes_on = |sent: &Sent| sent.arrived == Some((after.destination, after_port));
         if before.has_flow()
-            && (!before.is_request() && self.got.contains(&key) && may_answer
+            && (!before.is_request() && self.got.contains_key(&key) && may_answer
                 || self.keep && self.sent.get(&key).is_some_and(goes_on))
         {
             return Ok(());
@@ -284,7 +291,7 @@ impl Model {
             let is_answer = self.sent.get(&key).is_some_and(|sent| {
                 !packet.is_request() && self.may_answer(policy, sent, (peer, peer_port), protocol)
             });
-            if is_answer || self.keep && self.got.contains(&key) {
+            if is_answer || self.keep && self.got.contains_key(&key) {
                 return Ok(());
             }
         }

@@ -88,12 +88,16 @@ impl Model {
         let (port, peer_port) = packet.ports();
         let answered =
             Key { pod: shape.from, protocol: UDP, pod_port: port, peer: packet.destination, peer_port };
-        if !self.got.contains(&answered) || !is_to_node(shape) {
+        if !self.got.contains_key(&answered) || !is_to_node(shape) {
             return None;
         }
-        let own = Key { pod: shape.from, protocol: UDP, pod_port: port, peer: packet.destination, peer_port };
-        if self.sent.get(&own).is_some_and(|own| own.arrived_after != self.changes) {
-            // It may have started this, and policy was another one then: until a flow is established, its side is asked about again.
+        // It may have started this itself, and policy was another one then: until a flow is established, its side is asked about again,
+        // and one that is denied is remembered as such.
+        let there =
+            Key { pod: place, protocol: UDP, pod_port: peer_port, peer: packet.source, peer_port: port };
+        if self.sent.get(&answered).is_some_and(|sent| sent.arrived_after != self.changes)
+            || self.got.get(&there).is_some_and(|first| *first != self.changes)
+        {
             return None;
         }
         // As it was sent: to this very address, or to what conntrack takes it for.

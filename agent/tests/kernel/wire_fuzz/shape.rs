@@ -174,7 +174,8 @@ impl Shape {
                 let mut tunnelled = vec![8, 0, 0, 0];
                 tunnelled.extend((VNI << 8).to_be_bytes());
                 tunnelled.extend(inner.frame(number, base));
-                (UDP, 64, none, udp(4000, VXLAN_PORT, &tunnelled))
+                // The sequence's own, too: with `keep`, what was allowed in another one stays so.
+                (UDP, 64, none, udp(Port::Own(25).number(base), VXLAN_PORT, &tunnelled))
             }
             Load::Neighbour { kind, hops, target, more } => {
                 let mut body = vec![*kind, 0, 0, 0, 0, 0, 0, 0];

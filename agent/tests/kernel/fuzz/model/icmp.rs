@@ -130,7 +130,8 @@ pub(super) fn is_link(packet: &Packet<'_>) -> bool {
 /// RFC 4861 4.
 fn is_neighbour_discovery(source: Ipv6Addr, destination: Ipv6Addr, bytes: &[u8]) -> bool {
     let length = bytes.len();
-    let to_all_or_one = destination == of_link(1) || !destination.is_multicast();
+    let is_one = !destination.is_multicast() && !destination.is_unspecified();
+    let to_all_or_one = destination == of_link(1) || is_one;
     let target = || (length >= 24).then(|| ipv6::address(bytes, 8)).filter(|it| !it.is_multicast());
     match bytes[0] {
         133 => length <= 24 && (destination == of_link(2) || is_link_local(destination)),
