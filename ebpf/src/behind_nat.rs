@@ -28,7 +28,7 @@ use crate::maps::{self, ENDPOINTS, STATE};
 use crate::service::{digest, hairpin_slot, has_ports};
 use crate::skb::Skb;
 use crate::verdict::of_classes;
-use crate::{config, conntrack, count, steady, tunnel};
+use crate::{apart, config, conntrack, count, steady, tunnel};
 
 /// `NF_DROP` (`linux/netfilter.h`)
 const DROP: u32 = 0;
@@ -54,21 +54,24 @@ pub fn judge<A: Address>(skb: Skb) -> u32 {
     if reason.drops() { DROP } else { ACCEPT }
 }
 
-/// The veth that a packet may have come from, and what the agent says of it. Index zero: there is none.
-struct Sender {
+/// The veth that a packet may have come from, and what the agent says of it. Index zero: there is none. Without padding, as what follows:
+/// the verifier checks that all of it is set.
+#[repr(C)]
+pub struct Sender {
     ifindex: u32,
+    /// 1: by where the packet came in, and not by its source address alone.
+    is_sure: u32,
     endpoint: Endpoint,
-    /// By where the packet came in, and not by its source address alone.
-    is_sure: bool,
 }
 
 /// Where a packet goes.
-struct Target<A> {
+#[repr(C)]
+pub struct Target<A> {
     address: A,
     port: u16,
-    protocol: u8,
     /// The pod's port; of an echo, its identifier.
     source_port: u16,
+    protocol: u32,
     /// Byte offset of the transport header behind the IP header's beginning.
     at: u32,
 }
@@ -79,95 +82,116 @@ fn reason<A: Address>(skb: Skb, iif: u32) -> Option<Reason> {
     let tag = skb.tc_index();
     // What has no address that can be read fits no slot.
     let source = skb.read::<A>(A::SOURCE).unwrap_or_default();
-    let mut sender = sender(iif, source);
-    if tag == UNTAGGED && !sender.is_sure {
+    let mut sender = Sender { ifindex: iif, is_sure: 1, endpoint: Endpoint::default() };
+    identify(&mut sender, skb, source);
+    if tag == UNTAGGED && sender.is_sure == 0 {
         return None;
     }
     if tag == NOTHING_NOTED && (sender.endpoint.egress_class == NOT_ISOLATED || skb.connection() != NEW) {
         return None;
     }
-    if tag != UNTAGGED
-        && let Some(target) = read::<A>(skb)
-    {
+    let mut target = Target { address: A::default(), port: 0, source_port: 0, protocol: 0, at: 0 };
+    if tag != UNTAGGED && read(skb, &mut target) {
         if tag == NOTHING_NOTED {
             return of_new(&sender, source, &target);
         }
-        if let Some(noted) = noted(skb, source, &target)
-            && may_be_from(iif, &mut sender, &noted.crossing)
-        {
-            return Some(of_noted(skb, &sender, &noted, &target));
+        let mut crossing = Crossing::default();
+        let likeness = likeness(skb, source, &target, &mut crossing);
+        if likeness != UNLIKE && may_be_from(iif, &mut sender, &crossing) {
+            return Some(of_noted(skb, &sender, &crossing, likeness == SAME, &target));
         }
     }
     untraceable(&sender, source)
 }
 
 /// The veth that a packet came in by; or else that of the pod that has its source address.
-#[inline(always)]
-fn sender<A: Address>(iif: u32, source: A) -> Sender {
-    let mut sender = Sender { ifindex: iif, endpoint: Endpoint::default(), is_sure: true };
+#[inline(never)]
+fn identify<A: Address>(sender: &mut Sender, skb: Skb, source: A) {
+    let iif = sender.ifindex;
     if !take_endpoint(iif, &mut sender.endpoint) {
         sender.ifindex = source.owner().unwrap_or_default();
         if !take_endpoint(sender.ifindex, &mut sender.endpoint) {
             sender.ifindex = 0;
         }
-        sender.is_sure = sender.endpoint.master == iif;
+        sender.is_sure = u32::from(sender.endpoint.master == iif);
     }
-    sender
+    (sender.ifindex, sender.is_sure) = (skb.forget(sender.ifindex), skb.forget(sender.is_sure));
 }
 
-/// What the agent says of a veth. Whether there is anything: no endpoint has epoch zero.
-#[inline(never)]
+/// What the agent says of a veth. Whether there is anything. Checked apart by the verifier.
+#[inline(always)]
 fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+    // SAFETY: it is one.
+    unsafe { apart::read_endpoint(ifindex, endpoint) != 0 }
+}
+
+/// What [`take_endpoint`] does: no endpoint has epoch zero.
+#[inline(always)]
+pub fn read_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     *endpoint = steady::read_or_default(|| ENDPOINTS.get_ptr(&ifindex));
     endpoint.epoch != 0
 }
 
-/// Where a packet goes.
-#[inline(always)]
-fn read<A: Address>(skb: Skb) -> Option<Target<A>> {
-    let (protocol, at) = A::transport(skb).ok()?;
+/// Reads where a packet goes. Says whether it could. A function of its own, for its stack.
+#[inline(never)]
+fn read<A: Address>(skb: Skb, target: &mut Target<A>) -> bool {
+    let Ok((protocol, at)) = A::transport(skb) else { return false };
     let (protocol, at) = (skb.forget(protocol.into()) as u8, skb.forget(at));
-    let address = skb.read::<A>(A::SOURCE + size_of::<A>() as u32)?;
+    let Some(address) = skb.read::<A>(A::SOURCE + size_of::<A>() as u32) else { return false };
     // An echo's identifier stands for both ports. What other messages have there is no flow's that is known.
     let is_echo = matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6);
-    let ports = skb.read::<[u16; 2]>(if is_echo { at + 4 } else { at });
-    let [first, second] = if is_echo || has_ports(protocol) { ports? } else { [0, 0] };
-    let (source_port, port) = (u16::from_be(first), u16::from_be(if is_echo { first } else { second }));
-    let (port, source_port) = (skb.forget(port.into()) as u16, skb.forget(source_port.into()) as u16);
-    Some(Target { address, port, protocol: skb.forget(protocol.into()) as u8, source_port, at })
+    if is_echo || has_ports(protocol) {
+        let Some([first, second]) = skb.read::<[u16; 2]>(if is_echo { at + 4 } else { at }) else {
+            return false;
+        };
+        target.source_port = u16::from_be(first);
+        target.port = u16::from_be(if is_echo { first } else { second });
+    }
+    (target.address, target.protocol, target.at) = (address, skb.forget(protocol.into()), at);
+    true
 }
 
 /// Of an isolated pod's packet that is not what the programs let pass: it is dropped, once all that it sends is tagged.
 ///
 /// What the node made of it it sends in its own name (ESP, say): that was here before, as it was.
-#[inline(always)]
+#[inline(never)]
 fn untraceable<A: Address>(sender: &Sender, source: A) -> Option<Reason> {
     let Sender { endpoint, .. } = sender;
     let is_ours = endpoint.flags & TAGGED != 0 && endpoint.egress_class != NOT_ISOLATED;
     (is_ours && peer(source, endpoint).flags & LOCAL_NODE == 0).then_some(Reason::Untraceable)
 }
 
-/// What was noted under a packet's tag.
-struct Noted {
-    crossing: Crossing,
-    slot: *mut Crossing,
-    /// Nothing tells that it is of another packet of the same flow.
-    is_same: bool,
-}
+/// How like a packet is what was noted under its tag: it is of another one.
+const UNLIKE: u32 = 0;
+/// It is of one of the same flow.
+const ALIKE: u32 = 1;
+/// Nothing tells that it is of another packet of the same flow.
+const SAME: u32 = 2;
 
-/// What was noted under a packet's tag, where it is of a packet like this one.
-#[inline(always)]
-fn noted<A: Address>(skb: Skb, source: A, target: &Target<A>) -> Option<Noted> {
-    let slot = maps::CROSSINGS.get_ptr_mut(u32::from(skb.tc_index()))?;
+/// Reads what was noted under a packet's tag, and says how like that is. A function of its own, for its stack; which returns a number, since
+/// the kernel does not take how the compiler describes an `Option` of a struct.
+#[inline(never)]
+fn likeness<A: Address>(skb: Skb, source: A, target: &Target<A>, crossing: &mut Crossing) -> u32 {
+    let Some(slot) = slot(skb) else { return UNLIKE };
     // SAFETY: it is an element of the map; what another CPU writes at this moment is not of this packet, and is found out below.
-    let crossing: Crossing = unsafe { read_volatile(slot) };
-    let content = skb.read::<u64>(target.at + content_at(target.protocol));
+    *crossing = unsafe { read_volatile(slot) };
+    let content = skb.read::<u64>(target.at + content_at(target.protocol as u8));
     let is_same = crossing.content == 0 || content == Some(crossing.content);
-    let is_it = crossing.protocol == A::FAMILY | u32::from(target.protocol)
+    let is_alike = crossing.protocol == A::FAMILY | target.protocol
         && crossing.pod == source.widen()
         && crossing.pod_port == target.source_port
         && (is_same || content.is_none());
-    is_it.then_some(Noted { crossing, slot, is_same })
+    match (is_alike, is_same) {
+        (false, _) => UNLIKE,
+        (true, false) => ALIKE,
+        (true, true) => SAME,
+    }
+}
+
+/// Where it stands.
+#[inline(always)]
+fn slot(skb: Skb) -> Option<*mut Crossing> {
+    maps::CROSSINGS.get_ptr_mut(u32::from(skb.tc_index()))
 }
 
 /// Whether a packet can be from the veth where it was noted, which is its sender from here on: surely, if it came in there, or by the bridge
@@ -185,12 +209,11 @@ fn may_be_from(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
         return false;
     }
     // Of a pod that may send from others' addresses.
-    let mut endpoint = Endpoint::default();
-    take_endpoint(crossing.ifindex, &mut endpoint);
-    if endpoint.master != iif {
+    if apart::master(crossing.ifindex) != iif {
         return false;
     }
-    *sender = Sender { ifindex: crossing.ifindex, endpoint, is_sure: true };
+    (sender.ifindex, sender.is_sure) = (crossing.ifindex, 1);
+    take_endpoint(crossing.ifindex, &mut sender.endpoint);
     true
 }
 
@@ -199,29 +222,39 @@ fn may_be_from(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
 fn of_noted<A: Address>(
     skb: Skb,
     sender: &Sender,
-    Noted { crossing, slot, is_same }: &Noted,
+    crossing: &Crossing,
+    is_same: bool,
     target: &Target<A>,
 ) -> Reason {
     let moved = target.address.widen() != crossing.peer || target.port != crossing.peer_port;
     if !moved && crossing.flags & JUDGED != 0 {
         return Reason::AllowedByPolicy;
     }
-    let believed = sender.is_sure && *is_same && crossing.flags & SEEN == 0;
-    if believed {
+    let believed = sender.is_sure != 0 && is_same && crossing.flags & SEEN == 0;
+    if believed && let Some(slot) = slot(skb) {
         // SAFETY: it is an element of the map. Where it is another packet's by now, nothing is remembered of that one.
-        unsafe { (&raw mut (**slot).flags).write_volatile(crossing.flags | SEEN) };
+        unsafe { (&raw mut (*slot).flags).write_volatile(crossing.flags | SEEN) };
     }
-    let reason = verdict(sender, target);
+    let reason = A::verdict(sender, target);
     if believed && target.address.is_pods(sender.ifindex) {
         open_hairpin(skb, sender, crossing, target);
     }
-    let key = flow_key::<A>(crossing);
-    let mut goes = destination::<A>(crossing, target);
-    let flow = steady::read_twice(|| A::flow(&key).map(<*mut Flow>::cast_const));
-    let flow = flow.filter(|flow| flow.expires > config::now());
-    let is_remembered = match &flow {
-        Some(flow) => flow.backend == goes.address && flow.backend_port == goes.port,
-        None => half_open::goes_to(&goes),
+    A::remember_target(crossing, target, reason, believed)
+}
+
+/// Remembers where the packets of a flow go, of which policy says this, if what was noted is believed; and says what becomes of the packet.
+/// Checked apart by the verifier, as what follows: [`Address::remember_target`].
+#[inline(always)]
+pub fn remember<A: Address>(
+    crossing: &Crossing,
+    target: &Target<A>,
+    reason: Reason,
+    believed: bool,
+) -> Reason {
+    let established = goes_established(crossing, target);
+    let is_remembered = match established {
+        NOT_ESTABLISHED => goes_half_open(crossing, target),
+        established => established == GOES_THERE,
     };
     if crossing.flags & KEPT != 0 && is_remembered {
         return Reason::Established;
@@ -229,22 +262,68 @@ fn of_noted<A: Address>(
     if !believed || is_remembered && !reason.drops() {
         return reason;
     }
-    let mut age = 0;
-    if reason.drops() {
-        // Answers of whoever was there before are asked about.
-        (goes.address, goes.port) = ([0; 2], 0);
-        age = 1;
-    }
-    // For when policy changes.
-    match flow {
-        Some(flow) => {
-            let generation = flow.generation.wrapping_sub(age);
-            let (backend, backend_port) = (goes.address, goes.port);
-            A::update(&key, &Flow { backend, backend_port, generation, ..flow });
-        }
-        None => half_open::set_backend(&goes),
+    // For when policy changes. Where the packet may not go, answers of whoever was there before are asked about.
+    if established == NOT_ESTABLISHED {
+        remember_half_open(crossing, target, reason.drops());
+    } else {
+        remember_established(crossing, target, reason.drops());
     }
     reason
+}
+
+/// There is no established flow of which a packet is.
+const NOT_ESTABLISHED: u32 = 0;
+/// There is one, which is known to go where the packet goes.
+const GOES_THERE: u32 = 1;
+/// There is one, of which that is not known.
+const GOES_ELSEWHERE: u32 = 2;
+
+/// Whether the established flow of a packet is known to go where that goes. Functions of their own, this and those below, for their stack.
+#[inline(never)]
+fn goes_established<A: Address>(crossing: &Crossing, target: &Target<A>) -> u32 {
+    let flow = flow::<A>(&flow_key::<A>(crossing));
+    if flow.expires <= config::now() {
+        NOT_ESTABLISHED
+    } else if flow.backend == target.address.widen() && flow.backend_port == target.port {
+        GOES_THERE
+    } else {
+        GOES_ELSEWHERE
+    }
+}
+
+/// An established flow. One that there is none of has expired.
+#[inline(always)]
+fn flow<A: Address>(key: &A::FlowKey) -> Flow {
+    steady::read_twice(|| A::flow(key).map(<*mut Flow>::cast_const)).unwrap_or_default()
+}
+
+/// Remembers where an established flow's packets go, or that this is not known any more.
+#[inline(never)]
+fn remember_established<A: Address>(crossing: &Crossing, target: &Target<A>, drops: bool) {
+    let key = flow_key::<A>(crossing);
+    let mut flow = flow::<A>(&key);
+    (flow.backend, flow.backend_port) = (target.address.widen(), target.port);
+    if drops {
+        (flow.backend, flow.backend_port) = ([0; 2], 0);
+        flow.generation = flow.generation.wrapping_sub(1);
+    }
+    A::update(&key, &flow);
+}
+
+/// The same of a half-open flow.
+#[inline(never)]
+fn remember_half_open<A: Address>(crossing: &Crossing, target: &Target<A>, drops: bool) {
+    let mut goes = destination::<A>(crossing, target);
+    if drops {
+        (goes.address, goes.port) = ([0; 2], 0);
+    }
+    half_open::set_backend(&goes);
+}
+
+/// Whether a half-open flow is known to go where a packet goes.
+#[inline(never)]
+fn goes_half_open<A: Address>(crossing: &Crossing, target: &Target<A>) -> bool {
+    half_open::goes_to(&destination::<A>(crossing, target))
 }
 
 /// Where a packet that was noted goes, with its flow.
@@ -256,6 +335,7 @@ fn destination<A: Address>(crossing: &Crossing, target: &Target<A>) -> Destinati
     Destination {
         ifindex: crossing.ifindex,
         port: target.port,
+        reserved: 0,
         address: target.address.widen(),
         identity,
         hash,
@@ -266,16 +346,17 @@ fn destination<A: Address>(crossing: &Crossing, target: &Target<A>) -> Destinati
 /// the Service that its address is one's of by now.
 #[inline(always)]
 fn of_new<A: Address>(sender: &Sender, source: A, target: &Target<A>) -> Option<Reason> {
-    let (pod, peer) = ((source, target.source_port), (target.address, target.port));
-    if is_allowed_already(sender.ifindex, pod, peer, target.protocol) {
+    if A::is_allowed_already(sender.ifindex, &source, target) {
         return None;
     }
-    Some(verdict(sender, target))
+    Some(A::verdict(sender, target))
 }
 
-/// Whether a veth has a flow that is allowed, from the pod to where it goes, or back.
+/// Whether a veth has a flow that is allowed, from the pod to where it goes, or back: [`Address::is_allowed_already`].
 #[inline(always)]
-fn is_allowed_already<A: Address>(ifindex: u32, pod: (A, u16), peer: (A, u16), protocol: u8) -> bool {
+pub fn is_allowed_already<A: Address>(ifindex: u32, source: A, target: &Target<A>) -> bool {
+    let (pod, peer) = ((source, target.source_port), (target.address, target.port));
+    let protocol = target.protocol as u8;
     let generation = STATE.get(0).map_or(0, |state| state.generation);
     let key = A::flow_key(ifindex, pod, peer, protocol);
     if let Some(flow) = A::flow(&key) {
@@ -296,9 +377,9 @@ fn peer<A: Address>(address: A, endpoint: &Endpoint) -> Peer {
     listed.or_else(|| address.contained_peer(endpoint.epoch)).unwrap_or_default()
 }
 
-/// What policy says of where a packet goes.
+/// What policy says of where a packet goes: [`Address::verdict`].
 #[inline(always)]
-fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
+pub fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
     let endpoint = &sender.endpoint;
     if target.address.is_pods(sender.ifindex) {
         return Reason::AllowedByPolicy;
@@ -308,19 +389,23 @@ fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
     }
     let peer = peer(target.address, endpoint);
     if peer.flags & LOCAL_NODE != 0 {
-        return if tunnel::may_be(target.protocol, target.port) { Reason::Tunnel } else { Reason::Node };
+        return if tunnel::may_be(target.protocol as u8, target.port) {
+            Reason::Tunnel
+        } else {
+            Reason::Node
+        };
     }
     let key = VerdictKey { subject: endpoint.egress_class, peer: peer.class };
-    of_classes(key, target.protocol, target.port)
+    of_classes(key, target.protocol as u8, target.port)
 }
 
 /// Lets what a pod sends to itself come back to it.
-#[inline(always)]
+#[inline(never)]
 fn open_hairpin<A: Address>(skb: Skb, sender: &Sender, crossing: &Crossing, target: &Target<A>) {
     if sender.endpoint.ingress_class == NOT_ISOLATED {
         return;
     }
-    let digest = digest(target.protocol, skb.length(target.at), |offset| skb.read(target.at + offset));
+    let digest = digest(target.protocol as u8, skb.length(target.at), |offset| skb.read(target.at + offset));
     let Some(digest) = digest else { return };
     // SAFETY: the helper takes nothing and only reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };

@@ -5,6 +5,7 @@ use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, NODE, SERVICE, st
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 
+use crate::apart::Stage;
 use crate::config;
 use crate::family::Address;
 use crate::parse::{Packet, Transport};
@@ -82,24 +83,23 @@ pub fn note<A: Address>(scene: &mut Scene<A>, direction: u8) {
         return;
     }
     let Packet { transport, protocol, .. } = scene.packet;
-    let mut flow = scene.flow;
-    refresh(&mut flow, direction, protocol, transport, scene.now);
-    write(scene, flow);
+    let before = scene.flow;
+    refresh(&mut scene.flow, direction, protocol, transport, scene.now);
+    write(scene, &before);
 }
 
 /// Writes what became of the flow that was read, if it is worth it. Of two CPUs that do this at one time, one is lost; they say nearly
 /// the same.
 #[inline(always)]
-fn write<A: Address>(scene: &mut Scene<A>, flow: Flow) {
-    let before = &scene.flow;
+fn write<A: Address>(scene: &Scene<A>, before: &Flow) {
+    let flow = &scene.flow;
     let is_worth_it = flow.expires.abs_diff(before.expires) > slack(flow.expires.saturating_sub(scene.now))
         || flow.generation != before.generation
         || flow.state != before.state
         || flow.progress != before.progress
         || flow.flags != before.flags;
-    scene.flow = flow;
     if is_worth_it {
-        A::update(&scene.key, &scene.flow);
+        A::update(&scene.key, flow);
     }
 }
 
@@ -113,14 +113,30 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
     }
 }
 
-/// Whether a flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in the
-/// flow; one that is denied stays known for a while after its last packet.
+/// Whether the scene's flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in
+/// the flow; one that is denied stays known for a while after its last packet.
 #[inline(always)]
-pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
+pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+    let flow = &scene.flow;
     // What was denied is not of what `keep` keeps.
     if flow.flags & DENIED == 0 && (flow.generation == scene.generation || is_kept(flow)) {
         return true;
     }
+    // SAFETY: the context is the running program's, and nobody else has the scene.
+    unsafe { A::call(Stage::JudgeAgain, ctx.skb.skb, scene) != 0 }
+}
+
+/// The same of a flow that was denied, or is of an older generation.
+#[inline(always)]
+pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+    let mut flow = scene.flow;
+    let allowed = judge_older_flow(ctx, scene, &mut flow);
+    scene.flow = flow;
+    allowed
+}
+
+#[inline(always)]
+fn judge_older_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
     scene.ask(flow.initiator);
     if flow.flags & DENIED == 0 && !config::recheck() {
         if verdict::is_behind_nat(scene) {
@@ -180,12 +196,12 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut
 /// stack of whoever looks for half-open flows as well.
 #[inline(never)]
 pub fn judge_established_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> bool {
-    let mut flow = scene.flow;
-    let allowed = judge_again(ctx, scene, &mut flow);
+    let before = scene.flow;
+    let allowed = judge_again(ctx, scene);
     if allowed && note {
         let Packet { transport, protocol, .. } = scene.packet;
-        refresh(&mut flow, scene.direction, protocol, transport, scene.now);
+        refresh(&mut scene.flow, scene.direction, protocol, transport, scene.now);
     }
-    write(scene, flow);
+    write(scene, &before);
     allowed
 }

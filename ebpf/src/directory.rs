@@ -14,6 +14,7 @@ use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::conntrack::{DIRECTORY_ROWS, DIRECTORY_WAYS, DirectoryRow, RowKey};
 
 use crate::family::Address;
+use crate::opaque::opaque;
 use crate::scene::Scene;
 
 /// Remembers the scene's flow as an established one. Says whether it could.
@@ -180,7 +181,8 @@ unsafe fn is_same<A: Address>(one: *const A::FlowKey, other: *const A::FlowKey) 
     let mut word = 0;
     while word < words::<A>() {
         // SAFETY: the caller's. Volatile: another CPU may be writing. One branch in all, as in `half_open`.
-        difference |= unsafe { read_volatile(one.add(word)) ^ read_volatile(other.add(word)) };
+        let differs = unsafe { read_volatile(one.add(word)) ^ read_volatile(other.add(word)) };
+        difference = opaque(difference | u64::from(differs));
         word += 1;
     }
     difference == 0

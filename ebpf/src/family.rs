@@ -4,12 +4,16 @@ use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{DirectoryRow, Flow, Flow4, Flow6, IPV6, Row, RowKey, wide};
+use postern_common::direction::EGRESS;
 use postern_common::endpoint::{ANY_VETH, PodAddress4, PodAddress6};
 use postern_common::peer::{
     EPOCH_BITS, LOCAL_NODE, Peer, PeerKey4, PeerKey6, PrefixAddress4, PrefixAddress6,
 };
-use postern_common::service::{Frontend, FrontendKey4, FrontendKey6};
+use postern_common::reason::Reason;
+use postern_common::service::{Crossing, Frontend, FrontendKey4, FrontendKey6};
 
+use crate::apart::{Flows, Stage};
+use crate::behind_nat::{Sender, Target};
 use crate::frame::Unreadable;
 use crate::maps::{
     DIRECTORY4, DIRECTORY6, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, PEERS4, PEERS6, POD_ADDRESSES4,
@@ -19,7 +23,7 @@ use crate::parse::{self, Packet};
 use crate::scene::Scene;
 use crate::skb::Skb;
 use crate::sockets::{self, Socket};
-use crate::{apart, slot, steady};
+use crate::{apart, config, slot, steady};
 
 /// An address of one family, as it stands in a packet: a number that is never counted with.
 pub trait Address: Copy + Default + PartialEq {
@@ -111,12 +115,37 @@ pub trait Address: Copy + Default + PartialEq {
     /// One of this CPU's places for what is known of the packet at hand (see [`crate::claim`]).
     fn scene(place: u32) -> Option<*mut Scene<Self>>;
 
-    /// [`crate::verdict::judge`], checked apart.
+    /// Calls a stage of the packet path that the verifier checks apart: see [`crate::apart`].
     ///
     /// # Safety
     ///
     /// The context must be that of the running program, and nobody else may use the scene meanwhile.
-    unsafe fn judge(skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32;
+    unsafe fn call(stage: Stage, skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32;
+
+    /// [`crate::pick_up::pick_up`], checked apart.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32;
+
+    /// [`crate::recall::look_for_pods`], checked apart.
+    fn is_known_as_pods(&self, ifindex: u32) -> bool;
+
+    /// [`crate::filter::finish`], checked apart.
+    fn finish(scene: &mut Scene<Self>);
+
+    /// [`crate::behind_nat::verdict`], checked apart.
+    fn verdict(sender: &Sender, target: &Target<Self>) -> Reason;
+
+    /// [`crate::behind_nat::remember`], checked apart.
+    fn remember_target(crossing: &Crossing, target: &Target<Self>, reason: Reason, believed: bool) -> Reason;
+
+    /// [`crate::behind_nat::is_allowed_already`], checked apart.
+    fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool;
+
+    /// [`crate::half_open::seek_in`], checked apart. The flows must be a row's.
+    fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool;
 
     /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
@@ -131,8 +160,19 @@ pub trait Address: Copy + Default + PartialEq {
     const HEADERS: u32;
 }
 
+/// Which of this CPU's places a scene is.
+///
+/// # Safety
+///
+/// There must be a scene.
+#[inline(always)]
+unsafe fn place_of<A: Address>(scene: *const Scene<A>) -> u32 {
+    // SAFETY: the caller's.
+    if config::realtime() { unsafe { (*scene).place } } else { 0 }
+}
+
 macro_rules! address_family {
-    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $directory:ident, $judge:path, { $($own_items:tt)* }) => {
+    ($address:ty, $bytes:literal, $flow:ident, $peer:ident, $prefix:ident, $own:ident, $flows:ident, $peers:ident, $prefixes:ident, $owns:ident, $scenes:ident, $frontend:ident, $frontends:ident, $directory:ident, $apart:ident, { $($own_items:tt)* }) => {
         impl Address for $address {
             type Bytes = [u8; $bytes];
             type FlowKey = $flow;
@@ -231,9 +271,71 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            unsafe fn judge(skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32 {
+            unsafe fn call(stage: Stage, skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32 {
                 // SAFETY: the caller's.
-                unsafe { $judge(skb, scene) }
+                unsafe {
+                    let place = place_of(scene);
+                    match stage {
+                        Stage::Judge => apart::$apart::judge(skb, scene, place),
+                        Stage::JudgeAgain => apart::$apart::judge_again(skb, scene, place),
+                        Stage::SlowPath(EGRESS) => apart::$apart::slow_path_from_pod(skb, scene, place),
+                        Stage::SlowPath(_) => apart::$apart::slow_path_to_pod(skb, scene, place),
+                        Stage::Error(EGRESS) => apart::$apart::error_from_pod(skb, scene, place),
+                        Stage::Error(_) => apart::$apart::error_to_pod(skb, scene, place),
+                        Stage::Syn(EGRESS) => apart::$apart::syn_from_pod(skb, scene, place),
+                        Stage::Syn(_) => apart::$apart::syn_to_pod(skb, scene, place),
+                        Stage::Flow(EGRESS) => apart::$apart::flow_from_pod(skb, scene, place),
+                        Stage::Flow(_) => apart::$apart::flow_to_pod(skb, scene, place),
+                    }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32 {
+                // SAFETY: the caller's.
+                unsafe { apart::$apart::pick_up(skb, scene, place_of(scene), reason) }
+            }
+
+            #[inline(always)]
+            fn is_known_as_pods(&self, ifindex: u32) -> bool {
+                // SAFETY: it is an address.
+                unsafe { apart::$apart::is_pods(self, ifindex) != 0 }
+            }
+
+            #[inline(always)]
+            fn finish(scene: &mut Scene<Self>) {
+                // SAFETY: nobody else has it.
+                unsafe { apart::$apart::finish(scene, place_of(scene)) };
+            }
+
+            #[inline(always)]
+            fn verdict(sender: &Sender, target: &Target<Self>) -> Reason {
+                // SAFETY: they are what they say.
+                Reason::of(unsafe { apart::$apart::verdict(sender, target) })
+            }
+
+            #[inline(always)]
+            fn remember_target(
+                crossing: &Crossing,
+                target: &Target<Self>,
+                reason: Reason,
+                believed: bool,
+            ) -> Reason {
+                let (reason, believed) = (reason as u32, u32::from(believed));
+                // SAFETY: they are what they say.
+                Reason::of(unsafe { apart::$apart::remember(crossing, target, reason, believed) })
+            }
+
+            #[inline(always)]
+            fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool {
+                // SAFETY: they are what they say.
+                unsafe { apart::$apart::is_allowed_already(ifindex, source, target) != 0 }
+            }
+
+            #[inline(always)]
+            fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool {
+                // SAFETY: nobody else has the scene.
+                unsafe { apart::$apart::seek(scene, place_of(scene), flows, u32::from(initiator)) != 0 }
             }
 
             $($own_items)*
@@ -256,7 +358,7 @@ address_family!(
     FrontendKey4,
     FRONTENDS4,
     DIRECTORY4,
-    apart::judge4,
+    ipv4,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 4] {
@@ -345,7 +447,7 @@ address_family!(
     FrontendKey6,
     FRONTENDS6,
     DIRECTORY6,
-    apart::judge6,
+    ipv6,
     {
         #[inline(always)]
         fn bytes(self) -> [u8; 16] {

@@ -10,15 +10,18 @@ use postern_common::reason::Reason;
 use postern_common::service::{JUDGED, NOTHING_NOTED};
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
+use crate::apart::Stage;
 use crate::count::conclude;
 use crate::family::Address;
 use crate::fragment::Relation;
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
-use crate::pick_up::{PickedUp, pick_up};
+use crate::pick_up::{PickedUp, picked_up};
 use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{addressed, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::{
+    addressed, apart, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady,
+};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -38,7 +41,14 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
         Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
             reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload, place)
         }
-        _ => reason_of_others::<DIRECTION>(ctx),
+        // SAFETY: the context is the running program's.
+        _ => Reason::of(unsafe {
+            if DIRECTION == EGRESS {
+                apart::others_from_pod(ctx.skb.skb)
+            } else {
+                apart::others_to_pod(ctx.skb.skb)
+            }
+        }),
     }
 }
 
@@ -60,7 +70,7 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
     if scene.readable == readable::YES && transport.flow && fragment == Fragment::Whole && !may_be_new {
         let Some(flow) = A::flow(&scene.key) else {
             scene.absent = 1;
-            return second_thought::<DIRECTION, A>(ctx, scene);
+            return call(Stage::SlowPath(DIRECTION), ctx, scene);
         };
         // SAFETY: the element stays valid until this program ends. What is written is written elsewhere.
         let flow: &Flow = unsafe { &*flow };
@@ -79,13 +89,20 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
             return Reason::Established;
         }
     }
-    second_thought::<DIRECTION, A>(ctx, scene)
+    call(Stage::SlowPath(DIRECTION), ctx, scene)
+}
+
+/// Judges a packet by a stage of its own.
+#[inline(always)]
+fn call<A: Address>(stage: Stage, ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+    // SAFETY: the context is the running program's, and nobody else has the scene.
+    Reason::of(unsafe { A::call(stage, ctx.skb.skb, scene) })
 }
 
 /// Everything but packets of flows that go on (2 to 10). Functions of their own from here on, so that they read the scene from
 /// memory: see [`crate::maps::SCENES4`].
-#[inline(never)]
-fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+#[inline(always)]
+pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     // The generation was read; what is judged by it is read from here on.
     steady::fence();
     if !recall::take_endpoint(scene) {
@@ -116,14 +133,14 @@ fn second_thought<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
     }
     let Packet { transport, protocol, .. } = scene.packet;
     let reason = if transport.error {
-        reason_of_error::<DIRECTION, A>(ctx, scene)
+        call(Stage::Error(DIRECTION), ctx, scene)
     } else if transport.starts && protocol == IPPROTO_TCP {
-        reason_of_syn::<DIRECTION, A>(ctx, scene)
+        call(Stage::Syn(DIRECTION), ctx, scene)
     } else {
-        reason_of_flow::<DIRECTION, A>(ctx, scene)
+        call(Stage::Flow(DIRECTION), ctx, scene)
     };
     if scene.step != step::NOTHING {
-        finish(scene, DIRECTION);
+        A::finish(scene);
     }
     if DIRECTION == EGRESS
         && !reason.drops()
@@ -159,16 +176,17 @@ fn is_open(endpoint: &Endpoint) -> bool {
     endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED
 }
 
-/// What is neither IPv4 nor IPv6 (2 to 5). A function of its own, for the stack of whatever is.
-#[inline(never)]
-fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
+/// What is neither IPv4 nor IPv6 (2 to 5). Checked apart by the verifier.
+#[inline(always)]
+pub fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
     // The compiler moves both about, which the verifier lets it do with what has been set.
     let (kind, payload) = parse::frame(ctx).map_or((UNREADABLE, 0), |it| (it.ethertype.into(), it.payload));
     let ifindex = ifindex(ctx);
-    let Some(endpoint) = &recall::endpoint(ifindex) else {
+    let mut endpoint = Endpoint::default();
+    if !recall::endpoint(ifindex, &mut endpoint) {
         return Reason::NoEndpoint;
-    };
-    if is_open(endpoint) {
+    }
+    if is_open(&endpoint) {
         return Reason::NotIsolated;
     }
     if kind == u32::from(ethertype::ARP) {
@@ -272,14 +290,14 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
         return Known::Nothing;
     }
-    let mut flow = scene.flow;
+    let flow = &scene.flow;
     // A SYN-ACK of the side that sent the first SYN: both sent one (RFC 9293 3.5).
     if note && initiator == DIRECTION && scene.packet.transport.answers && flow.state != state::ANSWERED {
         return Known::Nothing;
     }
     let (generation, flags) = (flow.generation, flow.flags);
-    let allowed = conntrack::judge_again(ctx, scene, &mut flow);
-    scene.flow = flow;
+    let allowed = conntrack::judge_again(ctx, scene);
+    let flow = scene.flow;
     scene.service = flow.flags & SERVICE != 0;
     if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
         half_open::update(scene, row);
@@ -301,8 +319,9 @@ fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
 }
 
 /// Writes what the packet does to its flow: once, wherever it was judged, for the verifier's sake.
-#[inline(never)]
-fn finish<A: Address>(scene: &mut Scene<A>, direction: u8) {
+#[inline(always)]
+pub fn finish<A: Address>(scene: &mut Scene<A>) {
+    let direction = scene.direction;
     let Packet { transport, protocol, .. } = scene.packet;
     if scene.step != step::HALF_OPEN {
         let half_open = scene.flow;
@@ -332,8 +351,8 @@ const fn other_way(direction: u8) -> u8 {
 }
 
 /// An ICMP error (8): about a flow that is allowed, or else a packet without ports.
-#[inline(never)]
-fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+#[inline(always)]
+pub fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let peer = scene.peer.0;
     // One in fragments is none that a host or router sends: they keep errors short.
     if scene.packet.fragment == Fragment::Whole && A::quote(ctx, &mut scene.packet) {
@@ -374,8 +393,8 @@ fn is_about_half_open<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &
 }
 
 /// A SYN begins its flow anew, whatever was known of its addresses and ports (9, 10).
-#[inline(never)]
-fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+#[inline(always)]
+pub fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let mut reason = scene.judge(ctx, DIRECTION);
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
         reason = Reason::AllowedByPolicy;
@@ -417,8 +436,8 @@ fn is_answer<const DIRECTION: u8, A: Address>(scene: &mut Scene<A>) -> bool {
 }
 
 /// Any other packet that is not of an established flow of this generation (7, 9, 10).
-#[inline(never)]
-fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+#[inline(always)]
+pub fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let transport = scene.packet.transport;
     if !transport.flow {
         return scene.judge(ctx, DIRECTION);
@@ -465,7 +484,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut 
         return reason;
     }
     if transport.goes_on && known == Known::Nothing {
-        match pick_up::<DIRECTION, A>(ctx, scene, reason) {
+        match picked_up(ctx, scene, reason) {
             PickedUp::Allowed => return Reason::Established,
             PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
             PickedUp::Unknown => {}

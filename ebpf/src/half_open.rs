@@ -18,9 +18,11 @@ use postern_common::conntrack::{
 };
 use postern_common::direction::{EGRESS, INGRESS};
 
+use crate::apart::{self, Flows, Identities};
 use crate::config;
 use crate::family::Address;
 use crate::maps::HALF_OPEN;
+use crate::opaque::opaque;
 use crate::scene::Scene;
 use crate::{conntrack, slot};
 
@@ -60,15 +62,28 @@ pub fn knows(ifindex: u32, hash: u64) -> bool {
     row.is_some_and(|row| holds(row, hash))
 }
 
-/// Whether a row has, or had, a flow of this hash.
-#[inline(never)]
+/// Whether a row has, or had, a flow of this hash. Checked apart by the verifier.
+#[inline(always)]
 fn holds(row: NonNull<Row>, hash: u64) -> bool {
-    let row = row.as_ptr();
+    // SAFETY: until this program ends, the memory stays a row.
+    unsafe { apart::holds(&raw const (*row.as_ptr()).flows, hash) != 0 }
+}
+
+/// What [`holds`] does.
+///
+/// # Safety
+///
+/// The flows must be a row's.
+#[inline(always)]
+pub unsafe fn holds_among(flows: *const Flows, hash: u64) -> bool {
     let mut at = 0;
-    while at < HALF_OPEN_WAYS * 2 {
-        // SAFETY: until this program ends, the memory stays a row.
-        if unsafe { expires(row, at) != 0 && is_tagged(hash, row, at) } {
-            return true;
+    while at < FLOWS {
+        // SAFETY: the caller's.
+        unsafe {
+            let flow = &raw const (*flows)[at];
+            if expires(flow) != 0 && is_tagged(hash, flow) {
+                return true;
+            }
         }
         at += 1;
     }
@@ -92,17 +107,37 @@ pub fn allows(ifindex: u32, identity: &Identity, hash: u64, generation: u32) -> 
     row.is_some_and(|row| allows_in(row, identity, hash, generation))
 }
 
-/// The same in one row.
-#[inline(never)]
+/// The same in one row. Checked apart by the verifier.
+#[inline(always)]
 fn allows_in(row: NonNull<Row>, identity: &Identity, hash: u64, generation: u32) -> bool {
-    let row = row.as_ptr();
+    // SAFETY: until this program ends, the memory stays a row.
+    unsafe {
+        let row = row.as_ptr();
+        apart::allows(&raw const (*row).flows, &raw const (*row).identities, identity, hash, generation) != 0
+    }
+}
+
+/// What [`allows_in`] does.
+///
+/// # Safety
+///
+/// Flows and identities must be a row's.
+#[inline(always)]
+pub unsafe fn allows_among(
+    flows: *const Flows,
+    identities: *const Identities,
+    identity: &Identity,
+    hash: u64,
+    generation: u32,
+) -> bool {
     let now = config::now();
     let mut at = 0;
-    while at < HALF_OPEN_WAYS * 2 {
-        // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing.
+    while at < FLOWS {
+        // SAFETY: the caller's. Volatile: another CPU may be writing.
         unsafe {
-            if is_tagged(hash, row, at) && is_flow(identity, row, at) {
-                let flow = read_volatile(&raw const (*row).flows[at]);
+            let flow = &raw const (*flows)[at];
+            if is_tagged(hash, flow) && is_identity(identity, &raw const (*identities)[at]) {
+                let flow = read_volatile(flow);
                 if conntrack::is_current(&flow, generation, now) {
                     return true;
                 }
@@ -113,12 +148,15 @@ fn allows_in(row: NonNull<Row>, identity: &Identity, hash: u64, generation: u32)
     false
 }
 
-/// Where a half-open flow's packets go, and whose they are.
+/// Where a half-open flow's packets go, and whose they are. Without padding: the verifier checks that all of it is set.
+#[repr(C)]
 pub struct Destination {
     /// Interface index of the host-side veth.
     pub ifindex: u32,
     /// The backend's port. Zero: no backend is to be known any more.
     pub port: u16,
+    /// Zero.
+    pub reserved: u16,
     /// The backend's address.
     pub address: [u64; 2],
     /// The flow.
@@ -143,24 +181,32 @@ pub fn goes_to(flow: &Destination) -> bool {
     row.is_some_and(|row| goes_to_in(row, flow))
 }
 
-/// The same in one row.
-#[inline(never)]
+/// The same in one row. Checked apart by the verifier.
+#[inline(always)]
 fn goes_to_in(row: NonNull<Row>, flow: &Destination) -> bool {
-    let row = row.as_ptr();
+    // SAFETY: until this program ends, the memory stays a row.
+    unsafe { apart::goes_to(&raw const (*row.as_ptr()).flows, flow) != 0 }
+}
+
+/// What [`goes_to_in`] does.
+///
+/// # Safety
+///
+/// The flows must be a row's.
+#[inline(always)]
+pub unsafe fn goes_to_among(flows: *const Flows, flow: &Destination) -> bool {
     let mut way = 0;
     while way < HALF_OPEN_WAYS {
         let at = place(EGRESS, way);
-        // SAFETY: until this program ends, the memory stays a row. Volatile: another CPU may be writing.
+        // SAFETY: the caller's. Volatile: another CPU may be writing.
         unsafe {
-            let noted = &raw const (*row).flows[at];
+            let noted = &raw const (*flows)[at];
             let [first, second] = read_volatile(&raw const (*noted).backend);
             let port = read_volatile(&raw const (*noted).backend_port);
-            // One branch in all, as below.
-            let difference = (first ^ flow.address[0])
-                | (second ^ flow.address[1])
-                | u64::from(port ^ flow.port)
-                | u64::from(read_volatile(&raw const (*noted).tag) ^ tag(flow.hash));
-            if difference == 0 {
+            let tag = u64::from(read_volatile(&raw const (*noted).tag) ^ tag(flow.hash));
+            let difference = opaque(tag | (first ^ flow.address[0]));
+            let difference = opaque(difference | (second ^ flow.address[1]));
+            if opaque(difference | u64::from(port ^ flow.port)) == 0 {
                 return true;
             }
         }
@@ -192,7 +238,7 @@ fn set_backend_in(row: NonNull<Row>, flow: &Destination) -> bool {
         let at = place(EGRESS, way);
         // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
         unsafe {
-            if expires(row, at) != 0 && is_tagged(flow.hash, row, at) {
+            if expires(flow_at(row, at)) != 0 && is_tagged(flow.hash, flow_at(row, at)) {
                 let noted = &raw mut (*row).flows[at];
                 bpf_spin_lock((&raw mut (*row).lock).cast());
                 if read_volatile(&raw const (*row).ifindex) == flow.ifindex
@@ -282,14 +328,14 @@ fn row_of<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> Option<NonNull<Row
 #[inline(never)]
 pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
     scene.in_overflow = 0;
-    if seek_in(scene, row, initiator) {
+    if seek_in_row(scene, row, initiator) {
         return true;
     }
     let is_free = scene.first <= scene.now;
     scene.base_way = scene.way;
     if overflows_until(row, initiator) > scene.now
         && let Some(other) = overflow_row(scene)
-        && seek_in(scene, other, initiator)
+        && seek_in_row(scene, other, initiator)
     {
         scene.in_overflow = 1;
         return true;
@@ -304,27 +350,42 @@ pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
 }
 
 /// Looks for the scene's flow in one row.
-#[inline(never)]
-fn seek_in<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
-    let row = row.as_ptr();
-    let mut first = u64::MAX;
+#[inline(always)]
+fn seek_in_row<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    // SAFETY: until this program ends, the memory stays a row.
+    A::seek(scene, unsafe { &raw const (*row.as_ptr()).flows }, initiator)
+}
+
+/// The same, among the row's flows: without its lock, which must not be handed over.
+///
+/// # Safety
+///
+/// The flows must be a row's.
+#[inline(always)]
+pub unsafe fn seek_in<A: Address>(scene: &mut Scene<A>, flows: *const Flows, initiator: u32) -> bool {
+    // In memory, of which the verifier knows nothing: in a register, it would follow each value on its own.
+    // SAFETY: a field of the scene, here and below.
+    unsafe { (&raw mut scene.first).write_volatile(u64::MAX) };
     let mut way = 0;
     while way < HALF_OPEN_WAYS {
-        let at = place(initiator, way);
-        // SAFETY: until this program ends, the memory stays a row.
-        let expires = unsafe { expires(row, at) };
+        let at = place(initiator as u8, way);
+        // SAFETY: the caller's.
+        let flow = unsafe { &raw const (*flows)[at] };
         // SAFETY: the same.
-        if expires > scene.now && unsafe { is_tagged(scene.hash, row, at) } {
-            scene.way = way as u32;
+        let expires = unsafe { expires(flow) };
+        // SAFETY: the same.
+        if is_later(expires, scene.now) && unsafe { is_tagged(scene.hash, flow) } {
+            scene.way = at as u32;
             return true;
         }
-        if expires < first {
-            first = expires;
-            scene.way = way as u32;
+        // SAFETY: the same.
+        if expires < unsafe { read_volatile(&raw const scene.first) } {
+            // SAFETY: the same.
+            unsafe { (&raw mut scene.first).write_volatile(expires) };
+            scene.way = at as u32;
         }
         way += 1;
     }
-    scene.first = first;
     false
 }
 
@@ -335,14 +396,18 @@ pub fn find<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
     if !seek(scene, row, initiator) {
         return false;
     }
-    row_of(scene, row).is_some_and(|row| read(scene, row, initiator))
+    row_of(scene, row).is_some_and(|row| read(scene, row))
 }
 
 /// Reads the flow that was sought and found, unless another one took its place just now.
 #[inline(never)]
-fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = place(initiator, scene.way as usize);
+    let at = scene.way as usize;
+    if at >= FLOWS {
+        // It never is, which the verifier cannot know. The same below.
+        return false;
+    }
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     let is_ours = unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
@@ -368,12 +433,15 @@ pub fn update<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
 #[inline(never)]
 fn write<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
     let row = row.as_ptr();
-    let at = place(scene.flow.initiator, scene.way as usize);
+    let at = scene.way as usize;
+    if at >= FLOWS {
+        return;
+    }
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         // One that another CPU has forgotten meanwhile stays forgotten.
-        if is_in(scene, row) && is_flow(&scene.identity, row, at) && expires(row, at) != 0 {
+        if is_in(scene, row) && is_flow(&scene.identity, row, at) && expires(flow_at(row, at)) != 0 {
             (&raw mut (*row).flows[at]).write_volatile(scene.flow);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
@@ -424,7 +492,10 @@ fn make_overflow_row<A: Address>(scene: &mut Scene<A>) -> Option<NonNull<Row>> {
 #[inline(never)]
 fn put<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = place(scene.flow.initiator, scene.way as usize);
+    let at = scene.way as usize;
+    if at >= FLOWS {
+        return false;
+    }
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
@@ -437,6 +508,16 @@ fn put<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> bool {
         is_in
     }
 }
+
+/// Whether one time is behind another, by their difference: of two numbers that are compared with each other, the verifier learns how
+/// large each may be, round after round of a loop.
+#[inline(always)]
+fn is_later(one: u64, other: u64) -> bool {
+    one.wrapping_sub(other).cast_signed() > 0
+}
+
+/// Flows of a row, of both directions.
+const FLOWS: usize = HALF_OPEN_WAYS * 2;
 
 /// Index of a way of a direction in a row.
 #[inline(always)]
@@ -455,15 +536,26 @@ unsafe fn is_in<A: Address>(scene: &Scene<A>, row: *const Row) -> bool {
     unsafe { read_volatile(&raw const (*row).ifindex) == scene.ifindex }
 }
 
+/// A flow of a row.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn flow_at(row: *const Row, at: usize) -> *const Flow {
+    // SAFETY: the caller's.
+    unsafe { &raw const (*row).flows[at] }
+}
+
 /// When a flow of a row expires.
 ///
 /// # Safety
 ///
 /// The pointer must be readable.
 #[inline(always)]
-unsafe fn expires(row: *const Row, at: usize) -> u64 {
+unsafe fn expires(flow: *const Flow) -> u64 {
     // SAFETY: the caller's. Volatile: another CPU may be writing.
-    unsafe { read_volatile(&raw const (*row).flows[at].expires) }
+    unsafe { read_volatile(&raw const (*flow).expires) }
 }
 
 /// The part of a hash that stands with a flow: what rows are not chosen by.
@@ -479,9 +571,9 @@ fn tag(hash: u64) -> u32 {
 ///
 /// The pointer must be readable.
 #[inline(always)]
-unsafe fn is_tagged(hash: u64, row: *const Row, at: usize) -> bool {
+unsafe fn is_tagged(hash: u64, flow: *const Flow) -> bool {
     // SAFETY: the caller's. Volatile: another CPU may be writing.
-    unsafe { read_volatile(&raw const (*row).flows[at].tag) == tag(hash) }
+    unsafe { read_volatile(&raw const (*flow).tag) == tag(hash) }
 }
 
 /// Whether a flow of a row has this identity.
@@ -491,18 +583,30 @@ unsafe fn is_tagged(hash: u64, row: *const Row, at: usize) -> bool {
 /// The pointer must be readable.
 #[inline(always)]
 unsafe fn is_flow(identity: &Identity, row: *const Row, at: usize) -> bool {
+    // SAFETY: the caller's.
+    unsafe { is_identity(identity, &raw const (*row).identities[at]) }
+}
+
+/// Whether two identities are the same.
+///
+/// # Safety
+///
+/// The pointer must be readable.
+#[inline(always)]
+unsafe fn is_identity(identity: &Identity, other: *const Identity) -> bool {
     // SAFETY: the caller's. Volatile: another CPU may be writing.
     unsafe {
-        let other = &raw const (*row).identities[at];
-        let ports = u32::from(identity.pod_port ^ read_volatile(&raw const (*other).pod_port))
-            | u32::from(identity.peer_port ^ read_volatile(&raw const (*other).peer_port))
-            | (identity.protocol ^ read_volatile(&raw const (*other).protocol));
-        // One branch in all, where each would double what the verifier has to follow.
-        let difference = (identity.peer[0] ^ read_volatile(&raw const (*other).peer[0]))
-            | (identity.peer[1] ^ read_volatile(&raw const (*other).peer[1]))
-            | (identity.pod[0] ^ read_volatile(&raw const (*other).pod[0]))
-            | (identity.pod[1] ^ read_volatile(&raw const (*other).pod[1]))
-            | u64::from(ports);
+        let mut difference = u64::from(identity.protocol ^ read_volatile(&raw const (*other).protocol));
+        for differs in [
+            u64::from(identity.pod_port ^ read_volatile(&raw const (*other).pod_port)),
+            u64::from(identity.peer_port ^ read_volatile(&raw const (*other).peer_port)),
+            identity.peer[0] ^ read_volatile(&raw const (*other).peer[0]),
+            identity.peer[1] ^ read_volatile(&raw const (*other).peer[1]),
+            identity.pod[0] ^ read_volatile(&raw const (*other).pod[0]),
+            identity.pod[1] ^ read_volatile(&raw const (*other).pod[1]),
+        ] {
+            difference = opaque(difference | differs);
+        }
         difference == 0
     }
 }

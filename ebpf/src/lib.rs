@@ -7,7 +7,9 @@
 //! of that, [`behind_nat`] the far one. What a pod may not get is dropped by [`unconfirmed`] already, where it would be remembered
 //! as a connection on its way to the veth.
 //!
-//! Minimum kernel version: 5.11 (`bpf_ktime_get_coarse_ns`); 6.4 for [`behind_nat`] and [`unconfirmed`].
+//! What the verifier checks by itself is declared in [`apart`].
+//!
+//! Minimum kernel version: 5.12 (global functions with pointers, see [`apart`]); 6.4 for [`behind_nat`] and [`unconfirmed`].
 
 #![no_std]
 #![feature(asm_experimental_arch)]
@@ -29,6 +31,7 @@ pub mod frame;
 pub mod guard;
 pub mod half_open;
 pub mod maps;
+pub mod opaque;
 pub mod parse;
 pub mod pick_up;
 pub mod recall;

@@ -9,7 +9,9 @@ mod transport;
 
 pub use self::arp::sender as arp_sender;
 pub use self::ethernet::{Frame, ethertype, frame};
-pub use self::ipv4::{parse as ipv4, quote as quote_ipv4, transport as transport_behind_ipv4};
+pub use self::ipv4::{
+    options, parse as ipv4, quote as quote_ipv4, transport as transport_behind_ipv4, walk_options,
+};
 pub use self::ipv6::{
     MAX_OFFSET, is_link_local, is_multicast, parse as ipv6, quote as quote_ipv6,
     transport as transport_behind_ipv6,

@@ -15,6 +15,7 @@ use crate::{config, conntrack};
 
 /// What became of a connection that is older than the programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum PickedUp {
     /// There is none that the pod's sockets know of.
     Unknown,
@@ -36,21 +37,31 @@ pub struct Asked {
 
 /// Takes up a TCP connection in the middle, if the pod really has it. Who started it is told by whether the pod
 /// listens; where it does not (any more), either direction will do. `reason` is what policy says of the packet's own direction.
-#[inline(never)]
-pub fn pick_up<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    scene: &mut Scene<A>,
-    reason: Reason,
-) -> PickedUp {
+///
+/// Checked apart by the verifier.
+#[inline(always)]
+pub fn picked_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> PickedUp {
+    // SAFETY: the context is the running program's, and nobody else has the scene.
+    match unsafe { A::pick_up(ctx.skb.skb, scene, reason as u32) } {
+        it if it == PickedUp::Allowed as u32 => PickedUp::Allowed,
+        it if it == PickedUp::Denied as u32 => PickedUp::Denied,
+        _ => PickedUp::Unknown,
+    }
+}
+
+/// What [`picked_up`] does.
+#[inline(always)]
+pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> PickedUp {
+    let is_egress = scene.direction == EGRESS;
     if scene.endpoint.netns == 0 {
         return PickedUp::Unknown;
     }
     let service = scene.service;
-    let other = scene.judge(ctx, if DIRECTION == EGRESS { INGRESS } else { EGRESS });
-    let to_service = if DIRECTION == EGRESS { service } else { scene.service };
+    let other = scene.judge(ctx, if is_egress { INGRESS } else { EGRESS });
+    let to_service = if is_egress { service } else { scene.service };
     scene.service = service;
     // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
-    let other_drops = other.drops() || DIRECTION == EGRESS && other == Reason::Node;
+    let other_drops = other.drops() || is_egress && other == Reason::Node;
     if reason.drops() && (other_drops || !may_ask(scene)) {
         return PickedUp::Unknown;
     }
@@ -59,7 +70,7 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(
         return PickedUp::Unknown;
     }
     let (from_peer, from_pod) =
-        if DIRECTION == EGRESS { (other_drops, reason.drops()) } else { (reason.drops(), other_drops) };
+        if is_egress { (other_drops, reason.drops()) } else { (reason.drops(), other_drops) };
     let mut initiator = if connection == Connection::FromPeer { INGRESS } else { EGRESS };
     if initiator == EGRESS && from_pod {
         initiator = INGRESS;
@@ -73,7 +84,7 @@ pub fn pick_up<const DIRECTION: u8, A: Address>(
     let flow = &mut scene.flow;
     *flow =
         Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
-    conntrack::refresh(flow, DIRECTION, protocol, transport, scene.now);
+    conntrack::refresh(flow, scene.direction, protocol, transport, scene.now);
     // Where there is no room, the next packet asks again.
     scene.step = step::PICKED_UP;
     PickedUp::Allowed

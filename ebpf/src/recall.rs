@@ -14,9 +14,10 @@ use postern_common::endpoint::Endpoint;
 
 use crate::family::Address;
 use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
+use crate::opaque::opaque;
 use crate::scene::Scene;
 use crate::verdict::{Answer, Inquiry};
-use crate::{config, slot, steady};
+use crate::{apart, config, slot, steady};
 
 /// Veths whose endpoints, and addresses of either family, are kept on each CPU.
 pub const VETHS_KEPT: u32 = 1 << 8;
@@ -83,11 +84,10 @@ unsafe fn is_under<const WORDS: usize, V>(
 ) -> bool {
     // SAFETY: the caller's.
     unsafe {
-        // One branch in all, where each would double what the verifier has to follow.
         let mut difference = read_volatile(&raw const (*place).stamp) ^ stamp;
         let mut word = 0;
         while word < WORDS {
-            difference |= read_volatile(&raw const (*place).key[word]) ^ key[word];
+            difference = opaque(difference | (read_volatile(&raw const (*place).key[word]) ^ key[word]));
             word += 1;
         }
         difference == 0
@@ -95,25 +95,38 @@ unsafe fn is_under<const WORDS: usize, V>(
 }
 
 /// What the agent says of the scene's veth: from now on, the scene says it too. Whether there is anything.
-#[inline(never)]
-pub fn take_endpoint<A: Address>(scene: &mut Scene<A>) -> bool {
-    let endpoint = endpoint(scene.ifindex);
-    if let Some(endpoint) = endpoint {
-        scene.endpoint = endpoint;
-    }
-    endpoint.is_some()
-}
-
-/// What the agent says of a veth.
 #[inline(always)]
-pub fn endpoint(ifindex: u32) -> Option<Endpoint> {
-    let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
-    recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(&ifindex)))
+pub fn take_endpoint<A: Address>(scene: &mut Scene<A>) -> bool {
+    endpoint(scene.ifindex, &mut scene.endpoint)
 }
 
-/// Whether an address is one of a pod's own.
-#[inline(never)]
+/// Reads what the agent says of a veth. Whether there is anything; where there is not, what was there stays. Checked apart by the verifier.
+#[inline(always)]
+pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+    // SAFETY: it is one.
+    unsafe { apart::recall_endpoint(ifindex, endpoint) != 0 }
+}
+
+/// What [`endpoint`] does.
+#[inline(always)]
+pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+    let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
+    let found = recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(&ifindex)));
+    if let Some(found) = found {
+        *endpoint = found;
+    }
+    found.is_some()
+}
+
+/// Whether an address is one of a pod's own. Checked apart by the verifier.
+#[inline(always)]
 pub fn is_pods<A: Address>(address: A, ifindex: u32) -> bool {
+    A::is_known_as_pods(&address, ifindex)
+}
+
+/// What [`is_pods`] does.
+#[inline(always)]
+pub fn look_for_pods<A: Address>(address: A, ifindex: u32) -> bool {
     let family = u32::from(A::FAMILY != 0);
     let place = OWN_ADDRESSES.get_ptr_mut(ifindex % VETHS_KEPT * 2 + family);
     let [first, second] = address.widen();

@@ -33,11 +33,11 @@ pub struct Scene<A: Address> {
     pub hash: u64,
     /// How far the flow got, once it was found.
     pub flow: Flow,
-    /// Where in its row a half-open flow was found, or else may take its place.
+    /// Index in its row at which a half-open flow was found, or else may take its place.
     pub way: u32,
     /// 1: that is in its overflow row.
     pub in_overflow: u32,
-    /// Where in its first row it may take its place, if there is no overflow row.
+    /// Index in its first row at which it may take its place, if there is no overflow row.
     pub base_way: u32,
     /// Where in its row of the directory it may take its place.
     pub directory_way: u32,

@@ -3,11 +3,20 @@
 use postern_common::IPPROTO_UDP;
 use postern_common::tunnel::{TUNNEL_PROTOCOLS, place};
 
+use crate::apart;
 use crate::maps::TUNNEL_PORTS;
 
 /// Whether a packet to the node may be of a tunnel that it takes apart.
+///
+/// Checked apart by the verifier.
 #[inline(always)]
 pub fn may_be(protocol: u8, port: u16) -> bool {
+    apart::may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
+}
+
+/// What [`may_be`] does.
+#[inline(always)]
+pub fn look_up(protocol: u8, port: u16) -> bool {
     if protocol == IPPROTO_UDP { ends_at(port) } else { TUNNEL_PROTOCOLS.contains(&protocol) }
 }
 

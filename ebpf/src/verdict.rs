@@ -11,11 +11,12 @@ use postern_common::verdict::{
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
+use crate::apart::Stage;
 use crate::family::Address;
 use crate::maps::{PORT_PAGES, STATE, VERDICTS};
 use crate::scene::Scene;
 use crate::service::has_ports;
-use crate::{recall, sockets, tunnel};
+use crate::{apart, recall, sockets, tunnel};
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -48,7 +49,7 @@ pub struct Question<A> {
 #[inline(always)]
 pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     // SAFETY: the context is the running program's, and nobody else has the scene.
-    Reason::of(unsafe { A::judge(ctx.skb.skb, scene) })
+    Reason::of(unsafe { A::call(Stage::Judge, ctx.skb.skb, scene) })
 }
 
 /// What [`judge`] does.
@@ -181,9 +182,16 @@ fn contained<A: Address>(scene: &Scene<A>) -> Option<Peer> {
     scene.question.peer.contained_peer(scene.endpoint.epoch)
 }
 
-/// What policy says of a port, between two classes.
+/// What policy says of a port, between two classes. Checked apart by the verifier.
 #[inline(always)]
 pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
+    let VerdictKey { subject, peer } = key;
+    Reason::of(apart::of_classes(subject, peer, u32::from(protocol), u32::from(port)))
+}
+
+/// What [`of_classes`] does.
+#[inline(always)]
+pub fn decide_by_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
     match unsafe { VERDICTS.get(&key) } {
         Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
@@ -193,7 +201,7 @@ pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
 
 /// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or two
 /// look-ups at most.
-#[inline(never)]
+#[inline(always)]
 fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
     let whole = match protocol {
         IPPROTO_TCP => EVERYTHING | EVERY_TCP,
@@ -220,7 +228,7 @@ fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
 }
 
 /// Whether a port set holds a port: on the port's own page, or since all of that page is allowed.
-#[inline(never)]
+#[inline(always)]
 fn is_paged(port_set: u32, protocol: u8, port: u16) -> bool {
     let [page, byte] = port.to_be_bytes();
     let key = PortPageKey { port_set, protocol, page, kind: SOME_PORTS };

@@ -59,6 +59,9 @@ pub enum BehindNatError {
     /// The kernel has no BTF, or it cannot be used.
     #[error("where the kernel keeps a packet's fields is not known: {0}")]
     Layout(#[source] &'static io::Error),
+    /// The kernel does not take the object's types.
+    #[error("loading the programs' types (BPF_BTF_LOAD): {0}")]
+    Types(#[source] io::Error),
     /// The verifier refused, or there are no such programs.
     #[error("loading {program} (BPF_PROG_LOAD): {source}{log}")]
     Load {

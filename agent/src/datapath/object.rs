@@ -16,7 +16,7 @@ use super::btf;
 use super::maps::{self, MapMismatch};
 
 /// The compiled object.
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
+pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
 
 /// The compiled object with the programs of benchmarks (`ebpf/src/bench`). Not in a binary that does not use it.
 pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
@@ -147,7 +147,7 @@ pub fn map_folder(pins: &Path) -> PathBuf {
 /// Loads the programs into the kernel. With a pin folder, maps that are pinned there are taken over with what they
 /// hold, and new ones are pinned.
 ///
-/// Minimum kernel version: 5.11.
+/// Minimum kernel version: 5.12.
 ///
 /// # Errors
 ///

@@ -10,6 +10,9 @@ use postern::datapath::object::{self, ALL_PROGRAMS, Established, Settings};
 /// it: `POSTERN_RECORD=1 cargo xtask test verifier_budget`.
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/verifier-budget.txt");
 
+/// No program may take more, on this kernel.
+const LIMIT: u32 = 100_000;
+
 /// Instructions by program and settings.
 type Counts = BTreeMap<(String, String, String), u32>;
 
@@ -68,6 +71,7 @@ fn verifier_budget() {
         written(&counted)
     );
     for (what, count) in &counted {
+        assert!(*count <= LIMIT, "{what:?} takes {count} instructions to verify, and may take {LIMIT}");
         let budget = recorded[what];
         assert!(
             count.abs_diff(budget) <= budget / 10,

@@ -16,6 +16,7 @@ mod bench;
 mod budget;
 mod churn;
 mod connections;
+mod control_flow;
 mod expiry;
 mod floods;
 mod frames;

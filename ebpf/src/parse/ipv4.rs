@@ -6,6 +6,7 @@ use aya_ebpf::programs::TcContext;
 
 use super::transport as transport_header;
 use super::{Datagram, Fragment, Packet};
+use crate::apart;
 use crate::frame::{self, Unreadable};
 use crate::skb::Skb;
 
@@ -60,7 +61,15 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
         return Err(Unreadable::Malformed);
     }
     if length > size_of::<Header>() {
-        walk_options(ctx, start + size_of::<Header>(), length - size_of::<Header>(), packet)?;
+        let (options, length) = (start + size_of::<Header>(), length - size_of::<Header>());
+        // SAFETY: the context is the running program's.
+        match unsafe {
+            apart::walk_options(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
+        } {
+            options::FINE => {}
+            options::SOURCE_ROUTED => return Err(Unreadable::SourceRouted),
+            _ => return Err(Unreadable::Malformed),
+        }
     }
     packet.end = end;
     let fragment = u16::from_be(header.fragment);
@@ -83,31 +92,29 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
 /// Walks the options. A packet with a source route is not for whom its header says.
 ///
 /// The cursor stands in the packet's memory, from which the verifier takes any number as it comes: all rounds of the loop are alike to
-/// it. A function of its own, and by a helper call, since packet pointers may not be passed to functions.
-#[inline(never)]
-fn walk_options(
-    ctx: &TcContext,
-    start: usize,
-    length: usize,
-    packet: &mut Packet<u32>,
-) -> Result<(), Unreadable> {
-    let cursor = &raw mut packet.cursor;
+/// it. By a helper call, since packet pointers may not be passed to functions. Checked apart by the verifier.
+///
+/// # Safety
+///
+/// The cursor must be readable and writable.
+#[inline(always)]
+pub unsafe fn walk_options(ctx: &TcContext, cursor: *mut usize, start: usize, length: usize) -> u32 {
     let mut rounds = 0;
     while rounds < MAX_OPTIONS {
-        // SAFETY: it is a field of the packet.
+        // SAFETY: the caller's.
         let at = unsafe { read_volatile(cursor) };
         if at >= length {
             break;
         }
-        let kind: u8 = ctx.load(start + at).map_err(|_| Unreadable::Malformed)?;
+        let Ok(kind) = ctx.load::<u8>(start + at) else { return options::MALFORMED };
         let size = match kind {
             option::END => break,
             option::NO_OPERATION => 1,
-            option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE => return Err(Unreadable::SourceRouted),
+            option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE => return options::SOURCE_ROUTED,
             _ => {
-                let size: u8 = ctx.load(start + at + 1).map_err(|_| Unreadable::Malformed)?;
+                let Ok(size) = ctx.load::<u8>(start + at + 1) else { return options::MALFORMED };
                 if size < 2 || at + usize::from(size) > length {
-                    return Err(Unreadable::Malformed);
+                    return options::MALFORMED;
                 }
                 usize::from(size)
             }
@@ -116,7 +123,17 @@ fn walk_options(
         unsafe { write_volatile(cursor, at + size) };
         rounds += 1;
     }
-    Ok(())
+    options::FINE
+}
+
+/// What options are. No enum: of what a function returns that is checked apart, nothing is known.
+pub mod options {
+    /// They can be walked, and name no routers.
+    pub const FINE: u32 = 0;
+    /// They contradict themselves.
+    pub const MALFORMED: u32 = 1;
+    /// They name routers to go through.
+    pub const SOURCE_ROUTED: u32 = 2;
 }
 
 /// Gives an ICMP error the identity of the flow it is about: see [`crate::family::Address::quote`]. A later fragment is

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::Map;
-use aya_obj::Object;
-use aya_obj::generated::{__BindgenBitfieldUnit, bpf_insn};
+use aya_obj::generated::{__BindgenBitfieldUnit, bpf_func_info, bpf_insn};
+use aya_obj::{Function, Object};
 
 use super::{BehindNatError, PLACES, Place};
 use crate::datapath::bpf::bpf;
@@ -89,12 +89,16 @@ pub(super) fn load(
         .filter_map(|(name, descriptor)| Some((name.as_str(), descriptor.as_raw_fd(), maps.get(name)?)));
     object.relocate_maps(opened, &sections).map_err(|error| broken(&error))?;
     object.relocate_calls(&sections).map_err(|error| broken(&error))?;
+    let features = aya::features().btf().ok_or_else(|| broken(&"this kernel takes no BTF of programs"))?;
+    let types = object.fixup_and_sanitize_btf(features).map_err(|error| broken(&error))?;
+    let types = types.ok_or_else(|| broken(&"it has no BTF"))?.to_bytes();
+    let types = load_types(&types).map_err(BehindNatError::Types)?;
     let load = |(family, name): (u32, &'static CStr)| {
         let text = name.to_str().map_err(|error| broken(&error))?;
         let program = object.programs.get(text).ok_or_else(|| broken(&format!("no program {text}")))?;
         let function = object.functions.get(&program.function_key());
         let function = function.ok_or_else(|| broken(&format!("no code for {text}")))?;
-        Ok((family, load_program(name, text, &function.instructions)?))
+        Ok((family, load_program(name, text, &Code::new(function, &types))?))
     };
     place.programs.into_iter().map(load).collect()
 }
@@ -134,24 +138,69 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+}
+
+/// What `BPF_BTF_LOAD` reads of `union bpf_attr`, as far as it is of use here.
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    btf_log_buf: u64,
+    btf_size: u32,
+    btf_log_size: u32,
+    btf_log_level: u32,
+}
+
+/// `BPF_BTF_LOAD`
+const BTF_LOAD: libc::c_int = 18;
+
+/// Tells the kernel of the object's types and functions: of which functions the verifier is to check apart, by their linkage.
+fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut load = BtfLoad {
+        btf: types.as_ptr() as u64,
+        btf_log_buf: 0,
+        btf_size: u32::try_from(types.len()).map_err(io::Error::other)?,
+        btf_log_size: 0,
+        btf_log_level: 0,
+    };
+    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
+    let descriptor = unsafe { bpf(BTF_LOAD, &mut load)? };
+    // SAFETY: the kernel just opened it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// What a program is made of.
+struct Code<'a> {
+    instructions: &'a [bpf_insn],
+    /// Which function of the object's types begins where.
+    functions: &'a [bpf_func_info],
+    /// Those, if there are any.
+    types: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Code<'a> {
+    fn new(function: &'a Function, types: &'a OwnedFd) -> Self {
+        let functions = &function.func_info.func_info;
+        Self { instructions: &function.instructions, functions, types: Some(types.as_fd()) }
+    }
 }
 
 /// A program that lets everything pass, to try things with.
 pub(super) fn accept() -> io::Result<OwnedFd> {
-    try_load(c"accept", &ACCEPT, &mut [])
+    try_load(c"accept", &Code { instructions: &ACCEPT, functions: &[], types: None }, &mut [])
 }
 
-fn load_program(
-    name: &CStr,
-    text: &'static str,
-    instructions: &[bpf_insn],
-) -> Result<OwnedFd, BehindNatError> {
-    if let Ok(program) = try_load(name, instructions, &mut []) {
+fn load_program(name: &CStr, text: &'static str, code: &Code<'_>) -> Result<OwnedFd, BehindNatError> {
+    if let Ok(program) = try_load(name, code, &mut []) {
         return Ok(program);
     }
     // Once more, with what the verifier says.
     let mut log = vec![0; LOG];
-    try_load(name, instructions, &mut log).map_err(|source| {
+    try_load(name, code, &mut log).map_err(|source| {
         let said = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default());
         // What matters is at the end.
         let mut last: Vec<&str> = said.lines().rev().take(8).collect();
@@ -161,7 +210,7 @@ fn load_program(
     })
 }
 
-fn try_load(name: &CStr, instructions: &[bpf_insn], log: &mut [u8]) -> io::Result<OwnedFd> {
+fn try_load(name: &CStr, code: &Code<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     let mut prog_name = [0; 16];
     // The kernel keeps fifteen bytes of it; the end tells the family.
     let bytes = name.to_bytes();
@@ -169,8 +218,8 @@ fn try_load(name: &CStr, instructions: &[bpf_insn], log: &mut [u8]) -> io::Resul
     prog_name[..tail.len()].copy_from_slice(tail);
     let mut load = ProgLoad {
         prog_type: NETFILTER,
-        insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
-        insns: instructions.as_ptr() as u64,
+        insn_cnt: u32::try_from(code.instructions.len()).map_err(io::Error::other)?,
+        insns: code.instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log_level: u32::from(!log.is_empty()),
         log_size: u32::try_from(log.len()).map_err(io::Error::other)?,
@@ -180,6 +229,11 @@ fn try_load(name: &CStr, instructions: &[bpf_insn], log: &mut [u8]) -> io::Resul
         prog_name,
         prog_ifindex: 0,
         expected_attach_type: link::NETFILTER,
+        prog_btf_fd: code.types.map_or(0, |types| types.as_raw_fd().cast_unsigned()),
+        func_info_rec_size: u32::try_from(size_of::<bpf_func_info>()).map_err(io::Error::other)?,
+        func_info: code.functions.as_ptr() as u64,
+        func_info_cnt: u32::try_from(code.functions.len()).map_err(io::Error::other)?,
+        line_info_rec_size: 0,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
     let descriptor = unsafe { bpf(PROG_LOAD, &mut load)? };
