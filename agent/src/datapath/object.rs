@@ -119,6 +119,17 @@ pub enum LoadError {
         /// What the kernel said.
         source: Box<ProgramError>,
     },
+    /// The verifier refused, on a kernel that is older than the programs need.
+    #[error(
+        "this node's kernel is too old: the programs need Linux 5.12 or what came with it (global functions that take pointers), and this \
+         is {release}; boot a newer one, or keep Postern off this node (spec.nodeSelector): {source}"
+    )]
+    TooOld {
+        /// `uname -r`
+        release: String,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
     /// The object does not hold what this agent was built for.
     #[error("the eBPF object holds no {0}; the build is broken")]
     Missing(&'static str),
@@ -200,11 +211,31 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     let noted = state.get(&0, 0)?;
     state.set(0, State { seed, ..noted }, 0)?;
     for name in ALL_PROGRAMS.into_iter().chain([TICKS]) {
-        program(&mut ebpf, name)?
-            .load()
-            .map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
+        program(&mut ebpf, name)?.load().map_err(|source| refused(name, source))?;
     }
     Ok(ebpf)
+}
+
+/// Why the verifier refused a program: distributions bring younger features to older kernels, so that one is too old only once it has
+/// refused.
+fn refused(name: &'static str, source: ProgramError) -> LoadError {
+    let source = Box::new(source);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match version(&release) {
+        Some(version) if version < MINIMUM => {
+            LoadError::TooOld { release: release.trim().to_owned(), source }
+        }
+        _ => LoadError::Program { name, source },
+    }
+}
+
+/// The oldest kernel without anything from younger ones that takes the programs.
+const MINIMUM: (u32, u32) = (5, 12);
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Name of the map that holds the seed.
@@ -271,4 +302,24 @@ const MANY_CPUS: u32 = 512;
 pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|source| LoadError::Program { name, source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MINIMUM, version};
+
+    #[test]
+    fn releases_begin_with_the_version() {
+        for (release, expected) in [
+            ("5.10.0-33-amd64\n", Some((5, 10))),
+            ("6.18.0", Some((6, 18))),
+            ("5.14.0-427.el9.x86_64", Some((5, 14))),
+            ("7.1-rc2", Some((7, 1))),
+            ("", None),
+            ("mainline", None),
+        ] {
+            assert_eq!(version(release), expected, "{release:?}");
+        }
+        assert!(version("5.4.0-1.el8").unwrap() < MINIMUM && version("5.15.0-91-generic").unwrap() > MINIMUM);
+    }
 }

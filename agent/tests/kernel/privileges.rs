@@ -20,7 +20,7 @@ use crate::pod_netns::{PodNetns, enter_node};
 use crate::removal::Pins;
 
 /// How long an agent may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What makes [`WEB`] a pod that may neither send nor receive.
 const DENIED: &str = "spec: { podSelector: {}, policyTypes: [Ingress, Egress] }\n";

@@ -153,6 +153,8 @@ struct BtfLoad {
     btf_size: u32,
     btf_log_size: u32,
     btf_log_level: u32,
+    /// Zero, as what stands behind the others has to be on kernels that do not know of it.
+    btf_log_true_size: u32,
 }
 
 /// `BPF_BTF_LOAD`
@@ -166,6 +168,7 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
         btf_size: u32::try_from(types.len()).map_err(io::Error::other)?,
         btf_log_size: 0,
         btf_log_level: 0,
+        btf_log_true_size: 0,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
     let descriptor = unsafe { bpf(BTF_LOAD, &mut load)? };

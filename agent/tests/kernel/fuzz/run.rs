@@ -34,7 +34,7 @@ pub(super) struct Run {
 /// What a run has seen.
 #[derive(Default)]
 pub(super) struct Seen {
-    frames: u64,
+    pub(super) frames: u64,
     took: Duration,
     /// As the programs counted.
     pub(super) totals: Totals,

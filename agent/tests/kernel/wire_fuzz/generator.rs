@@ -64,13 +64,13 @@ fn change(dice: &mut Dice, setting: &mut Setting) {
         6 => setting.guarded = !setting.guarded,
         0 | 1 => {
             setting.policies[dice.below(2)] = dice.weighted(&[
-                (2, Policy::Open),
+                (5, Policy::Open),
                 (10, Policy::Nothing),
                 (10, Policy::Client),
                 (8, Policy::Server),
                 (8, Policy::Block),
-                (3, Policy::Ingress),
-                (4, Policy::Egress),
+                (6, Policy::Ingress),
+                (7, Policy::Egress),
             ]);
         }
         2 => {
