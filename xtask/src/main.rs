@@ -7,6 +7,7 @@ mod build;
 mod cluster;
 mod fuzz;
 mod image;
+mod kernels;
 mod setup;
 mod test;
 
@@ -159,6 +160,17 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Load the programs and run their tests on other kernels, in QEMU.
+    ///
+    /// Kernels come as Debian's packages, and stay in `~/.cache/postern/kernels`. Nothing is installed but QEMU.
+    ///
+    /// Examples:
+    ///   cargo xtask kernels                       6.1 and the newest, with the tests that fit into a few minutes
+    ///   cargo xtask kernels --kernel 6.1 --load   only what the verifier of 6.1 says
+    ///   cargo xtask kernels --kernel 6.12-rt services
+    ///   cargo xtask kernels --all                 every kernel, every test; takes hours
+    #[command(verbatim_doc_comment)]
+    Kernels(kernels::Kernels),
     /// Measure.
     ///
     /// Examples:
@@ -215,6 +227,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Test { long, filter, .. } => test::run(long, filter.as_deref()),
         Command::Fuzz { seconds, seed } => fuzz::run(seconds, seed),
+        Command::Kernels(arguments) => {
+            setup::kernels()?;
+            kernels::run(&arguments)
+        }
         Command::Bench { what } => bench::run(what),
     }
 }

@@ -37,6 +37,11 @@ pub(crate) fn cluster() -> Result<()> {
     bring_up(&[&packages::Packages::Cluster, &go::Go])
 }
 
+/// The same for what `cargo xtask kernels` needs more.
+pub(crate) fn kernels() -> Result<()> {
+    bring_up(&[&packages::Packages::Kernels])
+}
+
 /// Brings up what the static binary of an image needs more than everything else does.
 pub(crate) fn run_for_image() -> Result<()> {
     bring_up(&[&static_target::StaticTarget])

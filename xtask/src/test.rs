@@ -128,6 +128,14 @@ fn check(command: &mut Command, name: &str) -> Result<Part> {
     Ok(Part { name: name.to_owned(), took: start.elapsed(), counts: Counts::default(), failed })
 }
 
+/// Builds the kernel tests alone, and says where they are and where cargo runs them.
+pub(crate) fn kernel_tests() -> Result<(PathBuf, PathBuf)> {
+    let messages = build::messages(cargo().args(["test", "--no-run", "--package", "postern", "--test", "kernel"]))?;
+    let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == "kernel");
+    let suite = suite.context("cargo built no kernel tests")?;
+    Ok((suite.executable, suite.directory))
+}
+
 /// Builds every test binary, and the binaries that they run.
 fn build_tests(parts: &mut Vec<Part>) -> Result<(Vec<Suite>, Built)> {
     println!("xtask: building the tests");

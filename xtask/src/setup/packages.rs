@@ -33,6 +33,11 @@ const OF_CLUSTER: [&str; 14] = [
 /// What those bring, beside what building needs, for systems that are not Debian.
 const PROGRAMS_OF_CLUSTER: [&str; 6] = ["busybox", "containerd", "curl", "iperf3", "runc", "socat"];
 
+/// What booting other kernels needs more: the guest's shell, and what loads modules, here and there.
+const OF_KERNELS: [&str; 6] = ["busybox-static", "iproute2", "kmod", "procps", "qemu-system-x86", "xz-utils"];
+/// What those bring.
+const PROGRAMS_OF_KERNELS: [&str; 5] = ["busybox", "modprobe", "qemu-system-x86_64", "sysctl", "xz"];
+
 /// The packages.
 #[derive(Debug)]
 pub(super) enum Packages {
@@ -40,6 +45,8 @@ pub(super) enum Packages {
     Base,
     /// For `cargo xtask cluster`.
     Cluster,
+    /// For `cargo xtask kernels`.
+    Kernels,
 }
 
 impl Packages {
@@ -47,6 +54,7 @@ impl Packages {
         match self {
             Self::Base => [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect(),
             Self::Cluster => OF_CLUSTER.map(str::to_owned).to_vec(),
+            Self::Kernels => OF_KERNELS.map(str::to_owned).to_vec(),
         }
     }
 
@@ -68,6 +76,7 @@ impl Step for Packages {
         match self {
             Self::Base => "packages",
             Self::Cluster => "packages of the cluster",
+            Self::Kernels => "packages of other kernels",
         }
     }
 
@@ -85,6 +94,7 @@ impl Step for Packages {
                     Ok(linker_is_there && programs.into_iter().all(in_path))
                 }
                 Self::Cluster => Ok(PROGRAMS_OF_CLUSTER.into_iter().all(in_path)),
+                Self::Kernels => Ok(PROGRAMS_OF_KERNELS.into_iter().all(in_path)),
             };
         }
         Ok(self.missing()?.is_empty())

@@ -1,0 +1,153 @@
+//! `cargo xtask kernels`: the programs and their tests on other kernels than this machine's, in QEMU.
+//!
+//! A guest's root is this machine's own, read only, with a layer in memory over it: it runs the binaries that cargo built
+//! here, and changes nothing. docs/kernels.md has what came of each kernel.
+
+mod apt;
+mod console;
+mod cpio;
+mod guest;
+mod image;
+mod modules;
+mod qemu;
+mod report;
+mod wanted;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use self::apt::Apt;
+use self::guest::Step;
+use self::image::Image;
+use self::report::Row;
+use self::wanted::{ALL, DEFAULT, Wanted};
+use crate::{build, test};
+
+/// As Debian calls it.
+const ARCHITECTURE: &str = "amd64";
+
+/// Arguments of `cargo xtask kernels`.
+#[derive(Args, Debug)]
+pub(crate) struct Kernels {
+    /// This kernel: 6.1, 6.12-rt, 6.1-cloud, newest. May be given more than once.
+    #[arg(long = "kernel", value_name = "V", conflicts_with = "all")]
+    kernels: Vec<Wanted>,
+    /// Every kernel of the matrix, and every test.
+    #[arg(long)]
+    all: bool,
+    /// Only load the programs; run no tests.
+    #[arg(long, conflicts_with = "filter")]
+    load: bool,
+    /// Run the tests even where the programs do not load.
+    #[arg(long)]
+    keep_going: bool,
+    /// `net.core.bpf_jit_harden`: 2 has the kernel blind constants for root too. May be given more than once.
+    #[arg(long, value_name = "N", default_values_t = [0], value_parser = clap::value_parser!(u8).range(0..=2))]
+    jit_harden: Vec<u8>,
+    /// End a kernel's run after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    timeout: u64,
+    /// How results are printed. What happens on the way goes to standard error.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Use this binary, and build none.
+    #[arg(long, hide = true)]
+    postern: Option<PathBuf>,
+    /// Use this test binary, and build none.
+    #[arg(long, hide = true)]
+    tests: Option<PathBuf>,
+    /// Only tests whose name holds this.
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Runs everything, prints the table, fails where anything failed.
+pub(crate) fn run(arguments: &Kernels) -> Result<()> {
+    let kernels: Vec<Wanted> = match (&arguments.kernels[..], arguments.all) {
+        ([], true) => ALL.iter().map(|it| it.parse()).collect::<Result<_>>()?,
+        ([], false) => DEFAULT.iter().map(|it| it.parse()).collect::<Result<_>>()?,
+        (named, _) => named.to_vec(),
+    };
+    let steps = steps(arguments)?;
+    let cache = cache()?;
+    let apt = Apt::new(&cache, ARCHITECTURE)?;
+    let candidates = apt.candidates()?;
+    let mut rows = Vec::new();
+    for wanted in kernels {
+        let candidate = wanted.pick(&candidates).with_context(|| {
+            format!("Debian has no kernel {wanted}; `cargo xtask kernels --help` shows how kernels are named")
+        })?;
+        let image = Image::bring(&apt, candidate, &cache)?;
+        for &jit_harden in &arguments.jit_harden {
+            rows.push(boot(arguments, &wanted, &image, jit_harden, &steps)?);
+        }
+    }
+    let names: Vec<&str> = steps.iter().map(|it| it.name).collect();
+    match arguments.output {
+        Output::Table => print!("\n{}", report::table(&rows, &names)),
+        Output::Json => println!("{:#}", report::json(&rows)),
+    }
+    let bad: Vec<&str> = rows.iter().filter(|it| !it.is_good()).map(|it| it.wanted.as_str()).collect();
+    if bad.is_empty() { Ok(()) } else { bail!("failed on {}", bad.join(", ")) }
+}
+
+fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
+    let text = |path: &Path| path.display().to_string();
+    let postern = match &arguments.postern {
+        Some(path) => path.clone(),
+        None => build::binary(&["postern"], "postern")?,
+    };
+    let load = Step {
+        name: "load",
+        command: vec![text(&postern), "load".to_owned()],
+        directory: build::workspace(),
+        environment: Vec::new(),
+        seconds: 600,
+    };
+    let _ = (&arguments.tests, test::kernel_tests);
+    Ok(vec![load])
+}
+
+fn boot(arguments: &Kernels, wanted: &Wanted, image: &Image, jit_harden: u8, steps: &[Step]) -> Result<Row> {
+    let folder = std::env::temp_dir().join(format!("postern-kernels-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let (initramfs, console) = (folder.join("initramfs"), folder.join(format!("{wanted}.console")));
+    let sysctls = [("net.core.bpf_jit_harden", jit_harden.to_string())];
+    let archive = guest::initramfs(image, &sysctls, steps)?;
+    std::fs::write(&initramfs, archive).with_context(|| format!("write {}", initramfs.display()))?;
+    eprintln!("{wanted}: booting Linux {} ({})", image.kernel, image.release);
+    let limit = Duration::from_secs(arguments.timeout);
+    let results = qemu::run(image, &initramfs, &console, limit, |line| eprintln!("{wanted}: {line}"))?;
+    let said = std::fs::read(&console).with_context(|| format!("read {}", console.display()))?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if !results.ended {
+        let lines: Vec<&str> = said.lines().collect();
+        for line in &lines[lines.len().saturating_sub(30)..] {
+            eprintln!("{wanted}: console: {line}");
+        }
+    }
+    let faults = Vec::new();
+    Ok(Row { wanted: wanted.to_string(), kernel: image.kernel.clone(), jit_harden, results, faults })
+}
+
+/// Where kernels stay.
+fn cache() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(Path::new(&home).join(".cache/postern/kernels"))
+}
+
+/// A program that may be where only administrators look.
+fn administrator(program: &str) -> Command {
+    let folders = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(program));
+    let path = folders.into_iter().find(|it| it.exists());
+    Command::new(path.unwrap_or_else(|| program.into()))
+}

@@ -1,0 +1,177 @@
+//! What a guest says of its work, line by line: where steps begin and end, and what libtest prints between.
+
+use std::time::{Duration, Instant};
+
+/// Lines of the guest's own begin so (`run.sh`).
+const MARK: &str = "@@ ";
+
+/// How a step went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StepResult {
+    pub(super) name: String,
+    pub(super) took: Duration,
+    /// None when the guest died in it, or its time was over.
+    pub(super) status: Option<i32>,
+    /// Tests that passed, as far as it ran any.
+    pub(super) passed: Vec<String>,
+    /// Tests that failed.
+    pub(super) failed: Vec<String>,
+    /// The last lines that it said.
+    pub(super) last: Vec<String>,
+}
+
+impl StepResult {
+    /// Whether it ran to its end, and well.
+    pub(super) fn is_good(&self) -> bool {
+        self.status == Some(0)
+    }
+}
+
+/// What came of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Results {
+    /// From power on to the first word.
+    pub(super) boot: Option<Duration>,
+    pub(super) steps: Vec<StepResult>,
+    /// It came to the end of its work.
+    pub(super) ended: bool,
+}
+
+/// Lines of a step that are kept, to say why it failed.
+const KEPT: usize = 40;
+
+/// Reads a guest's lines.
+#[derive(Debug)]
+pub(super) struct Reader {
+    powered_on: Instant,
+    started: Instant,
+    results: Results,
+}
+
+impl Reader {
+    /// For a guest that is powered on now.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { powered_on: now, started: now, results: Results::default() }
+    }
+
+    /// Takes a line that came now.
+    pub(super) fn line(&mut self, line: &str, now: Instant) {
+        let line = line.trim_end();
+        if let Some(mark) = line.strip_prefix(MARK) {
+            self.mark(mark, now);
+        } else if let Some(step) = self.running() {
+            match test_result(line) {
+                Some((test, true)) => step.passed.push(test.to_owned()),
+                Some((test, false)) => step.failed.push(test.to_owned()),
+                None => {}
+            }
+            if step.last.len() == KEPT {
+                step.last.remove(0);
+            }
+            step.last.push(line.to_owned());
+        }
+    }
+
+    /// What came of it, at its end.
+    pub(super) fn finish(mut self, now: Instant) -> Results {
+        let took = now.duration_since(self.started);
+        if let Some(step) = self.running() {
+            step.took = took;
+        }
+        self.results
+    }
+
+    fn mark(&mut self, mark: &str, now: Instant) {
+        let mut words = mark.split(' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("booted"), ..) => self.results.boot = Some(now.duration_since(self.powered_on)),
+            (Some("start"), Some(name), _) => {
+                self.started = now;
+                self.results.steps.push(StepResult {
+                    name: name.to_owned(),
+                    took: Duration::ZERO,
+                    status: None,
+                    passed: Vec::new(),
+                    failed: Vec::new(),
+                    last: Vec::new(),
+                });
+            }
+            (Some("exit"), _, Some(status)) => {
+                let took = now.duration_since(self.started);
+                if let Some(step) = self.running() {
+                    step.took = took;
+                    step.status = status.parse().ok();
+                }
+            }
+            (Some("end"), ..) => self.results.ended = true,
+            _ => {}
+        }
+    }
+
+    fn running(&mut self) -> Option<&mut StepResult> {
+        self.results.steps.last_mut().filter(|step| step.status.is_none())
+    }
+}
+
+/// Reads libtest's `test NAME ... ok`; a test that should panic has a note behind its name.
+fn test_result(line: &str) -> Option<(&str, bool)> {
+    let (test, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let test = test.split(' ').next()?;
+    match result {
+        "ok" => Some((test, true)),
+        "FAILED" => Some((test, false)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Reader, Results};
+
+    /// A line a second.
+    fn read(lines: &str) -> Results {
+        let start = Instant::now();
+        let mut reader = Reader::new(start);
+        let mut now = start;
+        for line in lines.lines() {
+            now += Duration::from_secs(1);
+            reader.line(line, now);
+        }
+        reader.finish(now + Duration::from_secs(10))
+    }
+
+    #[test]
+    fn steps_have_a_status_a_time_and_their_tests() {
+        let results = read(
+            "@@ booted 6.1.0-57-amd64\r\n@@ start load\r\nall well\r\n@@ exit load 0\r\n@@ start tests\n\
+             test frames::reads ... ok\ntest wire::it_panics - should panic ... ok\ntest room::fits ... FAILED\n\
+             test slow has been running for over 60 seconds\n@@ exit tests 101\n@@ end\n",
+        );
+        assert_eq!(results.boot, Some(Duration::from_secs(1)));
+        assert!(results.ended);
+        let [load, tests] = &results.steps[..] else { panic!("{results:?}") };
+        assert!(load.is_good());
+        assert_eq!((load.took, &load.last[..]), (Duration::from_secs(2), &["all well".to_owned()][..]));
+        assert_eq!(tests.status, Some(101));
+        assert_eq!(tests.passed, ["frames::reads", "wire::it_panics"]);
+        assert_eq!(tests.failed, ["room::fits"]);
+    }
+
+    #[test]
+    fn a_guest_that_dies_leaves_a_step_without_a_status() {
+        let results = read("@@ booted x\n@@ start load\nbusy\n");
+        assert!(!results.ended);
+        assert!(!results.steps[0].is_good());
+        assert_eq!(results.steps[0].took, Duration::from_secs(11));
+    }
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let lines: String = (0..100).map(|it| format!("line {it}\n")).collect();
+        let results = read(&format!("@@ start load\n{lines}@@ exit load 1\n"));
+        assert_eq!(results.steps[0].last.len(), 40);
+        assert_eq!(results.steps[0].last[39], "line 99");
+    }
+}

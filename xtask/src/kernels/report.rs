@@ -1,0 +1,98 @@
+//! The table of what came of each kernel.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::console::{Results, StepResult};
+
+/// What came of a kernel.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// As it was asked for.
+    pub(super) wanted: String,
+    /// Its version.
+    pub(super) kernel: String,
+    /// `net.core.bpf_jit_harden`.
+    pub(super) jit_harden: u8,
+    /// What the guest said.
+    pub(super) results: Results,
+    /// Lines of the kernel's own that speak of a fault.
+    pub(super) faults: Vec<String>,
+}
+
+impl Row {
+    /// Whether all steps ran, and well.
+    pub(super) fn is_good(&self) -> bool {
+        self.results.ended && self.results.steps.iter().all(StepResult::is_good) && self.faults.is_empty()
+    }
+
+    fn step(&self, name: &str) -> String {
+        let Some(step) = self.results.steps.iter().find(|it| it.name == name) else { return "not run".to_owned() };
+        let seconds = step.took.as_secs();
+        let counts = match (step.passed.len(), step.failed.len()) {
+            (0, 0) => String::new(),
+            (passed, 0) => format!(", {passed} passed"),
+            (passed, failed) => format!(", {passed} passed, {failed} failed"),
+        };
+        let word = match step.status {
+            Some(0) => "ok",
+            Some(124 | 137) => "TIMEOUT",
+            Some(_) => "FAILED",
+            None => "DIED",
+        };
+        format!("{word}, {seconds} s{counts}")
+    }
+}
+
+/// The table, and below it what failed.
+pub(super) fn table(rows: &[Row], steps: &[&str]) -> String {
+    let mut cells = vec![["KERNEL", "VERSION", "JIT HARDEN", "BOOT"].map(str::to_owned).to_vec()];
+    cells[0].extend(steps.iter().map(|it| it.to_uppercase()));
+    for row in rows {
+        let boot = row.results.boot.map_or("DIED".to_owned(), |it: Duration| format!("{} s", it.as_secs()));
+        let mut line = vec![row.wanted.clone(), row.kernel.clone(), row.jit_harden.to_string(), boot];
+        line.extend(steps.iter().map(|it| row.step(it)));
+        cells.push(line);
+    }
+    let columns = cells[0].len();
+    let width = |column: usize| cells.iter().map(|line| line[column].len()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in &cells {
+        let padded: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", padded.join("  ").trim_end());
+    }
+    for row in rows {
+        for step in row.results.steps.iter().filter(|it| !it.is_good()) {
+            let _ = writeln!(text, "\n{}: {} failed", row.wanted, step.name);
+            let lines = if step.failed.is_empty() { &step.last } else { &step.failed };
+            for line in lines {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        if !row.faults.is_empty() {
+            let _ = writeln!(text, "\n{}: the kernel says\n  {}", row.wanted, row.faults.join("\n  "));
+        }
+    }
+    text
+}
+
+/// The same for programs.
+pub(super) fn json(rows: &[Row]) -> Value {
+    let step = |it: &StepResult| {
+        json!({
+            "name": it.name, "ok": it.is_good(), "status": it.status, "seconds": it.took.as_secs_f64(),
+            "passed": it.passed, "failed": it.failed, "last": if it.is_good() { &[][..] } else { &it.last[..] },
+        })
+    };
+    let row = |it: &Row| {
+        json!({
+            "kernel": it.wanted, "version": it.kernel, "jitHarden": it.jit_harden, "ok": it.is_good(),
+            "bootSeconds": it.results.boot.map(|it| it.as_secs_f64()),
+            "steps": it.results.steps.iter().map(step).collect::<Vec<_>>(), "faults": it.faults,
+        })
+    };
+    Value::from(rows.iter().map(row).collect::<Vec<_>>())
+}
