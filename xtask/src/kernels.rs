@@ -30,6 +30,11 @@ use crate::{build, test};
 /// As Debian calls it.
 const ARCHITECTURE: &str = "amd64";
 
+/// Tests of a run that names none and is not of all: FIXME.
+const DEFAULT_TESTS: [&str; 1] = ["frames"];
+/// Loading takes seconds on a real processor, where programs load at all.
+const LOAD_SECONDS: u64 = 600;
+
 /// Arguments of `cargo xtask kernels`.
 #[derive(Args, Debug)]
 pub(crate) struct Kernels {
@@ -51,6 +56,9 @@ pub(crate) struct Kernels {
     /// End a kernel's run after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
+    /// For how long each fuzzer runs.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    fuzz_seconds: u64,
     /// How results are printed. What happens on the way goes to standard error.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -101,20 +109,37 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
 }
 
 fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
-    let text = |path: &Path| path.display().to_string();
     let postern = match &arguments.postern {
         Some(path) => path.clone(),
         None => build::binary(&["postern"], "postern")?,
     };
     let load = Step {
         name: "load",
-        command: vec![text(&postern), "load".to_owned()],
+        command: vec![postern.display().to_string(), "load".to_owned()],
         directory: build::workspace(),
         environment: Vec::new(),
-        seconds: 600,
+        seconds: LOAD_SECONDS,
     };
-    let _ = (&arguments.tests, test::kernel_tests);
-    Ok(vec![load])
+    if arguments.load {
+        return Ok(vec![load]);
+    }
+    let (tests, directory) = match &arguments.tests {
+        Some(path) => (path.clone(), build::workspace().join("agent")),
+        None => test::kernel_tests()?,
+    };
+    let mut command = vec![tests.display().to_string()];
+    match &arguments.filter {
+        Some(filter) => command.push(filter.clone()),
+        None if arguments.all => {}
+        None => command.extend(DEFAULT_TESTS.map(str::to_owned)),
+    }
+    let seconds = arguments.fuzz_seconds.to_string();
+    let environment = vec![
+        ("POSTERN_FUZZ_SECONDS".to_owned(), seconds),
+        ("CARGO_MANIFEST_DIR".to_owned(), directory.display().to_string()),
+    ];
+    let seconds = arguments.timeout;
+    Ok(vec![load, Step { name: "tests", command, directory, environment, seconds }])
 }
 
 fn boot(arguments: &Kernels, wanted: &Wanted, image: &Image, jit_harden: u8, steps: &[Step]) -> Result<Row> {
