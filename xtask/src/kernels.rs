@@ -21,7 +21,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::apt::Apt;
-use self::guest::Step;
+use self::console::End;
+use self::guest::{Step, Work};
 use self::image::Image;
 use self::report::Row;
 use self::wanted::{ALL, DEFAULT, Wanted};
@@ -35,12 +36,15 @@ const DEFAULT_TESTS: [&str; 1] = ["frames"];
 /// Loading takes seconds on a real processor, where programs load at all.
 const LOAD_SECONDS: u64 = 600;
 
+/// Lines of a kernel's own that are shown where it died.
+const LAST_OF_CONSOLE: usize = 30;
+
 /// Arguments of `cargo xtask kernels`.
 #[derive(Args, Debug)]
 pub(crate) struct Kernels {
     /// This kernel: 6.1, 6.12-rt, 6.1-cloud, newest. May be given more than once.
-    #[arg(long = "kernel", value_name = "V", conflicts_with = "all")]
-    kernels: Vec<Wanted>,
+    #[arg(long = "kernel", value_name = "V")]
+    wanted: Vec<Wanted>,
     /// Every kernel of the matrix, and every test.
     #[arg(long)]
     all: bool,
@@ -59,6 +63,9 @@ pub(crate) struct Kernels {
     /// For how long each fuzzer runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     fuzz_seconds: u64,
+    /// So many random cases of each property.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    cases: u32,
     /// How results are printed. What happens on the way goes to standard error.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -80,7 +87,7 @@ enum Output {
 
 /// Runs everything, prints the table, fails where anything failed.
 pub(crate) fn run(arguments: &Kernels) -> Result<()> {
-    let kernels: Vec<Wanted> = match (&arguments.kernels[..], arguments.all) {
+    let kernels: Vec<Wanted> = match (&arguments.wanted[..], arguments.all) {
         ([], true) => ALL.iter().map(|it| it.parse()).collect::<Result<_>>()?,
         ([], false) => DEFAULT.iter().map(|it| it.parse()).collect::<Result<_>>()?,
         (named, _) => named.to_vec(),
@@ -96,7 +103,12 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         })?;
         let image = Image::bring(&apt, candidate, &cache)?;
         for &jit_harden in &arguments.jit_harden {
-            rows.push(boot(arguments, &wanted, &image, jit_harden, &steps)?);
+            let work = Work {
+                sysctls: vec![("net.core.bpf_jit_harden", jit_harden.to_string())],
+                steps: steps.clone(),
+                keep_going: arguments.keep_going,
+            };
+            rows.push(boot(&wanted, &image, jit_harden, &work, Duration::from_secs(arguments.timeout))?);
         }
     }
     let names: Vec<&str> = steps.iter().map(|it| it.name).collect();
@@ -133,35 +145,44 @@ fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
         None if arguments.all => {}
         None => command.extend(DEFAULT_TESTS.map(str::to_owned)),
     }
-    let seconds = arguments.fuzz_seconds.to_string();
     let environment = vec![
-        ("POSTERN_FUZZ_SECONDS".to_owned(), seconds),
+        ("POSTERN_CASES".to_owned(), arguments.cases.to_string()),
+        ("POSTERN_FUZZ_SECONDS".to_owned(), arguments.fuzz_seconds.to_string()),
         ("CARGO_MANIFEST_DIR".to_owned(), directory.display().to_string()),
     ];
-    let seconds = arguments.timeout;
-    Ok(vec![load, Step { name: "tests", command, directory, environment, seconds }])
+    let tests = Step { name: "tests", command, directory, environment, seconds: arguments.timeout };
+    Ok(vec![load, tests])
 }
 
-fn boot(arguments: &Kernels, wanted: &Wanted, image: &Image, jit_harden: u8, steps: &[Step]) -> Result<Row> {
-    let folder = std::env::temp_dir().join(format!("postern-kernels-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let (initramfs, console) = (folder.join("initramfs"), folder.join(format!("{wanted}.console")));
-    let sysctls = [("net.core.bpf_jit_harden", jit_harden.to_string())];
-    let archive = guest::initramfs(image, &sysctls, steps)?;
-    std::fs::write(&initramfs, archive).with_context(|| format!("write {}", initramfs.display()))?;
+/// Boots a kernel, and has it do its work.
+fn boot(wanted: &Wanted, image: &Image, jit_harden: u8, work: &Work, limit: Duration) -> Result<Row> {
+    // Others may boot the same kernel at the same time.
+    let initramfs = Scratch(image.file(&format!("initramfs.{}", std::process::id())));
+    let console = Scratch(image.file(&format!("console.{}", std::process::id())));
+    let archive = guest::initramfs(image, work)?;
+    std::fs::write(&initramfs.0, archive).with_context(|| format!("write {}", initramfs.0.display()))?;
     eprintln!("{wanted}: booting Linux {} ({})", image.kernel, image.release);
-    let limit = Duration::from_secs(arguments.timeout);
-    let results = qemu::run(image, &initramfs, &console, limit, |line| eprintln!("{wanted}: {line}"))?;
-    let said = std::fs::read(&console).with_context(|| format!("read {}", console.display()))?;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    if !results.ended {
+    let results = qemu::run(image, &initramfs.0, &console.0, limit, |line| eprintln!("{wanted}: {line}"))?;
+    let said = std::fs::read(&console.0).with_context(|| format!("read {}", console.0.display()))?;
+    let said = String::from_utf8_lossy(&said);
+    if results.end != End::Done {
         let lines: Vec<&str> = said.lines().collect();
-        for line in &lines[lines.len().saturating_sub(30)..] {
+        for line in &lines[lines.len().saturating_sub(LAST_OF_CONSOLE)..] {
             eprintln!("{wanted}: console: {line}");
         }
     }
-    let faults = Vec::new();
+    let faults = console::faults(&said);
     Ok(Row { wanted: wanted.to_string(), kernel: image.kernel.clone(), jit_harden, results, faults })
+}
+
+/// A file that goes with this value.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been written.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Where kernels stay.

@@ -113,7 +113,13 @@ struct Mirrors {
 /// Asks apt, which knows of mirrors and proxies that are right for this machine.
 fn mirrors() -> Result<Mirrors> {
     let mut command = Command::new("apt-get");
-    command.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages", "Origin: Debian"]);
+    command.args([
+        "indextargets",
+        "--format",
+        "$(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+        "Origin: Debian",
+    ]);
     read_mirrors(&output(&mut command)?)
 }
 
@@ -134,7 +140,9 @@ fn read_mirrors(targets: &str) -> Result<Mirrors> {
 fn source_list(mirrors: &Mirrors) -> String {
     let options = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
     let of = |uri: &str, suites: &[&str]| -> String {
-        suites.iter().map(|suite| format!("deb {options}{uri} {suite} main\n")).collect()
+        let lines: Vec<String> =
+            suites.iter().map(|suite| format!("deb {options}{uri} {suite} main\n")).collect();
+        lines.concat()
     };
     of(&mirrors.archive, &SUITES) + &of(&mirrors.security, &SECURITY_SUITES)
 }
@@ -185,7 +193,7 @@ mod tests {
         let mirrors = Mirrors { archive: "http://a/".to_owned(), security: "http://s/".to_owned() };
         let list = source_list(&mirrors);
         let has = |end: &str| list.lines().any(|line| line.starts_with("deb ") && line.ends_with(end));
-        assert!(has(" http://a/ trixie-backports main") || has("http://a/ trixie-backports main"));
+        assert!(has("http://a/ trixie-backports main"));
         assert!(has("http://s/ bullseye-security main"));
     }
 

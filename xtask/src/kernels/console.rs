@@ -10,7 +10,7 @@ const MARK: &str = "@@ ";
 pub(super) struct StepResult {
     pub(super) name: String,
     pub(super) took: Duration,
-    /// None when the guest died in it, or its time was over.
+    /// None when the guest died in it, or its time was over. 124 and 137 are those of timeout(1).
     pub(super) status: Option<i32>,
     /// Tests that passed, as far as it ran any.
     pub(super) passed: Vec<String>,
@@ -33,8 +33,20 @@ pub(super) struct Results {
     /// From power on to the first word.
     pub(super) boot: Option<Duration>,
     pub(super) steps: Vec<StepResult>,
+    /// How it ended.
+    pub(super) end: End,
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
     /// It came to the end of its work.
-    pub(super) ended: bool,
+    Done,
+    /// It took too long.
+    TimedOut,
+    /// Without a word: its kernel panicked, or QEMU was killed.
+    #[default]
+    Died,
 }
 
 /// Lines of a step that are kept, to say why it failed.
@@ -72,6 +84,11 @@ impl Reader {
         }
     }
 
+    /// Its time is over.
+    pub(super) fn timed_out(&mut self) {
+        self.results.end = End::TimedOut;
+    }
+
     /// What came of it, at its end.
     pub(super) fn finish(mut self, now: Instant) -> Results {
         let took = now.duration_since(self.started);
@@ -103,7 +120,7 @@ impl Reader {
                     step.status = status.parse().ok();
                 }
             }
-            (Some("end"), ..) => self.results.ended = true,
+            (Some("end"), ..) => self.results.end = End::Done,
             _ => {}
         }
     }
@@ -124,11 +141,25 @@ fn test_result(line: &str) -> Option<(&str, bool)> {
     }
 }
 
+/// What a kernel says when something is wrong with itself. That a processor was busy for long is none of it: under
+/// emulation, on a busy machine, they are.
+const FAULTS: [&str; 6] =
+    ["BUG:", "WARNING:", "Oops", "Kernel panic", "general protection fault", "unregister_netdevice: waiting"];
+const NO_FAULTS: [&str; 2] = ["soft lockup", "rcu_"];
+
+/// Lines of a kernel's own that speak of a fault.
+pub(super) fn faults(console: &str) -> Vec<String> {
+    let is_fault = |line: &&str| {
+        FAULTS.iter().any(|it| line.contains(it)) && !NO_FAULTS.iter().any(|it| line.contains(it))
+    };
+    console.lines().map(str::trim_end).filter(is_fault).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Reader, Results};
+    use super::{End, Reader, Results, faults};
 
     /// A line a second.
     fn read(lines: &str) -> Results {
@@ -150,7 +181,7 @@ mod tests {
              test slow has been running for over 60 seconds\n@@ exit tests 101\n@@ end\n",
         );
         assert_eq!(results.boot, Some(Duration::from_secs(1)));
-        assert!(results.ended);
+        assert_eq!(results.end, End::Done);
         let [load, tests] = &results.steps[..] else { panic!("{results:?}") };
         assert!(load.is_good());
         assert_eq!((load.took, &load.last[..]), (Duration::from_secs(2), &["all well".to_owned()][..]));
@@ -162,16 +193,23 @@ mod tests {
     #[test]
     fn a_guest_that_dies_leaves_a_step_without_a_status() {
         let results = read("@@ booted x\n@@ start load\nbusy\n");
-        assert!(!results.ended);
+        assert_eq!(results.end, End::Died);
         assert!(!results.steps[0].is_good());
         assert_eq!(results.steps[0].took, Duration::from_secs(11));
     }
 
     #[test]
     fn only_the_last_lines_are_kept() {
-        let lines: String = (0..100).map(|it| format!("line {it}\n")).collect();
-        let results = read(&format!("@@ start load\n{lines}@@ exit load 1\n"));
+        let lines: Vec<String> = (0..100).map(|it| format!("line {it}\n")).collect();
+        let results = read(&format!("@@ start load\n{}@@ exit load 1\n", lines.concat()));
         assert_eq!(results.steps[0].last.len(), 40);
         assert_eq!(results.steps[0].last[39], "line 99");
+    }
+
+    #[test]
+    fn faults_are_what_the_kernel_says_of_itself() {
+        let console = "[    0.1] Unstable clock detected\r\n[    9.0] WARNING: CPU: 0 PID: 1 at net/core/skbuff.c:1\r\n\
+                       [   10.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!\n";
+        assert_eq!(faults(console), ["[    9.0] WARNING: CPU: 0 PID: 1 at net/core/skbuff.c:1"]);
     }
 }

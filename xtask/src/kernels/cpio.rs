@@ -41,8 +41,8 @@ impl Archive {
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
         let links = 1;
-        let fields =
-            [self.entries, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0].map(|it| format!("{it:08X}"));
+        let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0]
+            .map(|it| format!("{it:08X}"));
         self.bytes.extend_from_slice(b"070701");
         self.bytes.extend_from_slice(fields.concat().as_bytes());
         self.bytes.extend_from_slice(path.as_bytes());

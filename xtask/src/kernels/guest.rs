@@ -34,8 +34,19 @@ pub(super) struct Step {
     pub(super) seconds: u64,
 }
 
-/// Makes the archive that a kernel unpacks as its first root. Steps run one after another; one that fails is the last.
-pub(super) fn initramfs(image: &Image, sysctls: &[(&str, String)], steps: &[Step]) -> Result<Vec<u8>> {
+/// What a guest does.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    /// Settings of its kernel.
+    pub(super) sysctls: Vec<(&'static str, String)>,
+    /// Steps, one after another.
+    pub(super) steps: Vec<Step>,
+    /// Whether it goes on behind a step that failed.
+    pub(super) keep_going: bool,
+}
+
+/// Makes the archive that a kernel unpacks as its first root.
+pub(super) fn initramfs(image: &Image, work: &Work) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "host", "layer", "modules", "proc", "root", "sys"] {
         archive.folder(folder);
@@ -52,7 +63,7 @@ pub(super) fn initramfs(image: &Image, sysctls: &[(&str, String)], steps: &[Step
     archive.file("modules.order", order.as_bytes());
     archive.file("modules.folder", image.modules().display().to_string().as_bytes());
     archive.file("init", INIT.as_bytes());
-    archive.file("run.sh", RUN.replace("\nsteps\n", &format!("\n{}\n", script(sysctls, steps))).as_bytes());
+    archive.file("run.sh", RUN.replace("\nsteps\n", &format!("\n{}\n", work.script())).as_bytes());
     Ok(archive.finish())
 }
 
@@ -62,22 +73,27 @@ fn busybox() -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
-fn script(sysctls: &[(&str, String)], steps: &[Step]) -> String {
-    let mut lines: Vec<String> =
-        sysctls.iter().map(|(name, value)| format!("sysctl -q -w {}", quote(&format!("{name}={value}")))).collect();
-    let steps: Vec<String> = steps
-        .iter()
-        .map(|step| {
-            let environment = step.environment.iter().map(|(name, value)| format!("{name}={value}"));
-            let prefix = ["env".to_owned(), format!("--chdir={}", step.directory.display())];
-            let limit = ["timeout".to_owned(), "--kill-after=10".to_owned(), step.seconds.to_string()];
-            let words = prefix.into_iter().chain(environment).chain(limit).chain(step.command.iter().cloned());
-            let words: Vec<String> = words.map(|it| quote(&it)).collect();
-            format!("step {} {}", step.name, words.join(" "))
-        })
-        .collect();
-    lines.push(steps.join(" &&\n    "));
-    lines.join("\n")
+impl Work {
+    fn script(&self) -> String {
+        let sysctl =
+            |(name, value): &(&str, String)| format!("sysctl -q -w {}", quote(&format!("{name}={value}")));
+        let mut lines: Vec<String> = self.sysctls.iter().map(sysctl).collect();
+        let steps: Vec<String> = self.steps.iter().map(Step::line).collect();
+        lines.push(steps.join(if self.keep_going { "\n" } else { " &&\n    " }));
+        lines.join("\n")
+    }
+}
+
+impl Step {
+    /// Its line of the script.
+    fn line(&self) -> String {
+        let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let prefix = ["env".to_owned(), format!("--chdir={}", self.directory.display())];
+        let limit = ["timeout".to_owned(), "--kill-after=10".to_owned(), self.seconds.to_string()];
+        let words = prefix.into_iter().chain(environment).chain(limit).chain(self.command.iter().cloned());
+        let words: Vec<String> = words.map(|it| quote(&it)).collect();
+        format!("step {} {}", self.name, words.join(" "))
+    }
 }
 
 /// A word as a shell reads it back.
@@ -87,10 +103,10 @@ fn quote(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{RUN, Step, script};
+    use super::{RUN, Step, Work};
 
     #[test]
-    fn steps_become_a_script_that_stops_at_the_first_failure() {
+    fn work_becomes_a_script_that_stops_at_the_first_failure() {
         let step = |name, command: &[&str]| Step {
             name,
             command: command.iter().map(|&it| it.to_owned()).collect(),
@@ -98,12 +114,17 @@ mod tests {
             environment: vec![("A".to_owned(), "it's".to_owned())],
             seconds: 60,
         };
-        let sysctls = [("net.core.bpf_jit_harden", "2".to_owned())];
-        let text = script(&sysctls, &[step("load", &["/bin/postern", "load"]), step("tests", &["/bin/kernel"])]);
+        let mut work = Work {
+            sysctls: vec![("net.core.bpf_jit_harden", "2".to_owned())],
+            steps: vec![step("load", &["/bin/postern", "load"]), step("tests", &["/bin/kernel"])],
+            keep_going: false,
+        };
         let expected = r"sysctl -q -w 'net.core.bpf_jit_harden=2'
 step load 'env' '--chdir=/work' 'A=it'\''s' 'timeout' '--kill-after=10' '60' '/bin/postern' 'load' &&
     step tests 'env' '--chdir=/work' 'A=it'\''s' 'timeout' '--kill-after=10' '60' '/bin/kernel'";
-        assert_eq!(text, expected);
+        assert_eq!(work.script(), expected);
+        work.keep_going = true;
+        assert_eq!(work.script(), expected.replace(" &&\n    ", "\n"));
     }
 
     #[test]

@@ -61,6 +61,11 @@ impl Image {
         self.folder.join("vmlinuz")
     }
 
+    /// A file of a run with this kernel.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The folder that is `/lib/modules/RELEASE` in the guest.
     pub(super) fn modules(&self) -> PathBuf {
         self.folder.join("lib/modules").join(&self.release)
@@ -115,7 +120,8 @@ fn place(path: &Path) -> Option<PathBuf> {
     let module = parts.as_path();
     let is_needed = match module.strip_prefix("kernel/drivers") {
         Ok(driver) => {
-            DRIVERS.iter().any(|it| driver.starts_with(it)) && !HARDWARE.iter().any(|it| driver.starts_with(it))
+            DRIVERS.iter().any(|it| driver.starts_with(it))
+                && !HARDWARE.iter().any(|it| driver.starts_with(it))
         }
         Err(_) => !module.starts_with("kernel/sound"),
     };
@@ -136,9 +142,18 @@ mod tests {
     fn the_kernel_and_modules_without_hardware_are_unpacked() {
         assert_eq!(placed("./boot/vmlinuz-6.1.0-57-amd64").unwrap(), "vmlinuz");
         assert_eq!(placed("./boot/System.map-6.1.0-57-amd64"), None);
-        assert_eq!(placed("./lib/modules/6.1/kernel/net/9p/9pnet.ko").unwrap(), "lib/modules/6.1/kernel/net/9p/9pnet.ko");
-        assert_eq!(placed("./usr/lib/modules/6.12/modules.builtin").unwrap(), "lib/modules/6.12/modules.builtin");
-        assert_eq!(placed("./lib/modules/6.1/kernel/drivers/net/veth.ko").unwrap(), "lib/modules/6.1/kernel/drivers/net/veth.ko");
+        assert_eq!(
+            placed("./lib/modules/6.1/kernel/net/9p/9pnet.ko").unwrap(),
+            "lib/modules/6.1/kernel/net/9p/9pnet.ko"
+        );
+        assert_eq!(
+            placed("./usr/lib/modules/6.12/modules.builtin").unwrap(),
+            "lib/modules/6.12/modules.builtin"
+        );
+        assert_eq!(
+            placed("./lib/modules/6.1/kernel/drivers/net/veth.ko").unwrap(),
+            "lib/modules/6.1/kernel/drivers/net/veth.ko"
+        );
         assert_eq!(placed("./lib/modules/6.1/kernel/drivers/net/ethernet/intel/e1000.ko"), None);
         assert_eq!(placed("./lib/modules/6.1/kernel/drivers/gpu/drm/drm.ko"), None);
         assert_eq!(placed("./usr/share/doc/linux-image/copyright"), None);

@@ -12,16 +12,21 @@ pub(super) type Module = (String, Vec<u8>);
 /// Reads modules and what they depend on, uncompressed. Those that are built into the kernel are left out.
 pub(super) fn closure(folder: &Path, names: &[&str]) -> Result<Vec<Module>> {
     let dependencies = folder.join("modules.dep");
-    let failed = || format!("read {}; remove that kernel's folder, and it is fetched again", dependencies.display());
+    let failed =
+        || format!("read {}; remove that kernel's folder, and it is fetched again", dependencies.display());
     let text = std::fs::read_to_string(&dependencies).with_context(failed)?;
-    order(&text, names).into_iter().map(|path| Ok((file_name(path).to_owned(), read(&folder.join(path))?))).collect()
+    order(&text, names)
+        .into_iter()
+        .map(|path| Ok((file_name(path).to_owned(), read(&folder.join(path))?)))
+        .collect()
 }
 
 /// The paths of modules in the order of their loading. `modules.dep` has a line `module: those that it needs, the last
 /// of them first`.
 fn order<'a>(dependencies: &'a str, names: &[&str]) -> Vec<&'a str> {
     let lines = dependencies.lines().filter_map(|line| line.split_once(':'));
-    let by_name: BTreeMap<String, (&str, &str)> = lines.map(|(path, needs)| (name(path), (path, needs))).collect();
+    let by_name: BTreeMap<String, (&str, &str)> =
+        lines.map(|(path, needs)| (name(path), (path, needs))).collect();
     let mut order = Vec::new();
     for (path, needs) in names.iter().filter_map(|wanted| by_name.get(*wanted)) {
         for it in needs.split_whitespace().rev().chain([*path]) {

@@ -48,7 +48,8 @@ pub(super) fn run(
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                each_line(&format!("not done after {} seconds: ended", limit.as_secs()));
+                reader.timed_out();
+                each_line(&format!("not done after {} seconds; --timeout gives it more", limit.as_secs()));
                 break;
             }
         }

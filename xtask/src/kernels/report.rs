@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::console::{Results, StepResult};
+use super::console::{End, Results, StepResult};
 
 /// What came of a kernel.
 #[derive(Debug)]
@@ -25,11 +25,15 @@ pub(super) struct Row {
 impl Row {
     /// Whether all steps ran, and well.
     pub(super) fn is_good(&self) -> bool {
-        self.results.ended && self.results.steps.iter().all(StepResult::is_good) && self.faults.is_empty()
+        self.results.end == End::Done
+            && self.results.steps.iter().all(StepResult::is_good)
+            && self.faults.is_empty()
     }
 
     fn step(&self, name: &str) -> String {
-        let Some(step) = self.results.steps.iter().find(|it| it.name == name) else { return "not run".to_owned() };
+        let Some(step) = self.results.steps.iter().find(|it| it.name == name) else {
+            return "not run".to_owned();
+        };
         let seconds = step.took.as_secs();
         let counts = match (step.passed.len(), step.failed.len()) {
             (0, 0) => String::new(),
@@ -40,6 +44,7 @@ impl Row {
             Some(0) => "ok",
             Some(124 | 137) => "TIMEOUT",
             Some(_) => "FAILED",
+            None if self.results.end == End::TimedOut => "TIMEOUT",
             None => "DIED",
         };
         format!("{word}, {seconds} s{counts}")
@@ -51,7 +56,7 @@ pub(super) fn table(rows: &[Row], steps: &[&str]) -> String {
     let mut cells = vec![["KERNEL", "VERSION", "JIT HARDEN", "BOOT"].map(str::to_owned).to_vec()];
     cells[0].extend(steps.iter().map(|it| it.to_uppercase()));
     for row in rows {
-        let boot = row.results.boot.map_or("DIED".to_owned(), |it: Duration| format!("{} s", it.as_secs()));
+        let boot = row.results.boot.map_or("FAILED".to_owned(), |it: Duration| format!("{} s", it.as_secs()));
         let mut line = vec![row.wanted.clone(), row.kernel.clone(), row.jit_harden.to_string(), boot];
         line.extend(steps.iter().map(|it| row.step(it)));
         cells.push(line);
@@ -61,7 +66,8 @@ pub(super) fn table(rows: &[Row], steps: &[&str]) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for line in &cells {
-        let padded: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(text, "{}", padded.join("  ").trim_end());
     }
     for row in rows {

@@ -90,7 +90,8 @@ impl Candidate {
         } else {
             (package.strip_prefix("linux-image-")?, vec![package.to_owned()])
         };
-        let (version_in_name, flavour) = split_flavour(release.strip_suffix(architecture)?.strip_suffix('-')?);
+        let (version_in_name, flavour) =
+            split_flavour(release.strip_suffix(architecture)?.strip_suffix('-')?);
         let is_a_kernel = version_in_name.starts_with(|it: char| it.is_ascii_digit())
             && version_in_name.split('.').count() >= 3;
         let (release, version) = (release.to_owned(), version.to_owned());
