@@ -11,6 +11,7 @@ mod image;
 mod modules;
 mod qemu;
 mod report;
+mod subset;
 mod wanted;
 
 use std::path::{Path, PathBuf};
@@ -31,8 +32,6 @@ use crate::{build, test};
 /// As Debian calls it.
 const ARCHITECTURE: &str = "amd64";
 
-/// Tests of a run that names none and is not of all: FIXME.
-const DEFAULT_TESTS: [&str; 1] = ["frames"];
 /// Loading takes seconds on a real processor, where programs load at all.
 const LOAD_SECONDS: u64 = 600;
 
@@ -143,7 +142,7 @@ fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
     match &arguments.filter {
         Some(filter) => command.push(filter.clone()),
         None if arguments.all => {}
-        None => command.extend(DEFAULT_TESTS.map(str::to_owned)),
+        None => command.extend(subset::TESTS.into_iter().chain(["--exact"]).map(str::to_owned)),
     }
     let environment = vec![
         ("POSTERN_CASES".to_owned(), arguments.cases.to_string()),

@@ -1,0 +1,41 @@
+//! The tests of a run that names none: each loads programs, which takes most of a minute in a guest, so that all of
+//! them take more than an hour on one kernel.
+
+/// A few of each thing that a kernel can get wrong: reading packets, maps, spin locks, attaching and taking off, what
+/// the kernel does by itself at veths and in netfilter, capabilities; and both fuzzers.
+pub(super) const TESTS: [&str; 18] = [
+    "parsing::extension_headers_in_order_and_out_of_order",
+    "parsing::fragments_of_both_families",
+    "reasons::allowed_and_denied_by_policy",
+    "connections::tcp_goes_from_half_open_to_established_to_closing",
+    "related::errors_about_what_the_pod_sent_pass",
+    "link::neighbour_discovery_comes_from_the_link",
+    "tunnels::under_policy",
+    "services::a_change_of_policy_is_about_the_backend",
+    "recall::a_change_of_policy_is_seen_by_the_next_packet",
+    "expiry::what_has_expired_or_lost_its_veth_goes_and_the_rest_stays",
+    "realtime::every_packet_is_judged_alike_and_gives_its_place_back",
+    "any_order::a_flow_older_than_its_service_is_judged_by_its_backend",
+    "privileges::the_agent_enforces_with_the_capabilities_it_is_given",
+    "pins::a_filter_that_was_deleted_by_hand_is_attached_anew",
+    "removal::nothing_is_left_of_clsact",
+    "removal::nothing_is_left_of_tcx",
+    "fuzz::fuzz",
+    "wire_fuzz::wire_fuzz",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::TESTS;
+
+    #[test]
+    fn each_is_a_test() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/tests/kernel");
+        for test in TESTS {
+            let (module, function) = test.split_once("::").unwrap();
+            let files = [format!("{folder}/{module}.rs"), format!("{folder}/{module}/mod.rs")];
+            let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap();
+            assert!(text.contains(&format!("fn {function}(")), "{test}");
+        }
+    }
+}
