@@ -4,6 +4,7 @@
 //! here, and changes nothing. docs/kernels.md has what came of each kernel.
 
 mod apt;
+mod architecture;
 mod console;
 mod cpio;
 mod guest;
@@ -11,6 +12,7 @@ mod image;
 mod modules;
 mod qemu;
 mod report;
+mod root;
 mod subset;
 mod wanted;
 
@@ -22,15 +24,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::apt::Apt;
+use self::architecture::Architecture;
 use self::console::End;
 use self::guest::{Step, Work};
 use self::image::Image;
 use self::report::Row;
+use self::root::Root;
 use self::wanted::{ALL, DEFAULT, Wanted};
-use crate::{build, test};
-
-/// As Debian calls it.
-const ARCHITECTURE: &str = "amd64";
+use crate::{build, setup, test};
 
 /// Loading takes seconds on a real processor, where programs load at all.
 const LOAD_SECONDS: u64 = 600;
@@ -41,7 +42,7 @@ const LAST_OF_CONSOLE: usize = 30;
 /// Arguments of `cargo xtask kernels`.
 #[derive(Args, Debug)]
 pub(crate) struct Kernels {
-    /// This kernel: 6.1, 6.12-rt, 6.1-cloud, newest. May be given more than once.
+    /// This kernel: 6.1, 6.12-rt, 6.1-cloud, newest, 6.12-arm64, newest-arm64-16k. May be given more than once.
     #[arg(long = "kernel", value_name = "V")]
     wanted: Vec<Wanted>,
     /// Every kernel of the matrix, and every test.
@@ -68,11 +69,11 @@ pub(crate) struct Kernels {
     /// How results are printed. What happens on the way goes to standard error.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Use this binary, and build none.
-    #[arg(long, hide = true)]
+    /// Use this binary of `postern`, and build none: one for another architecture, or of another tree.
+    #[arg(long, value_name = "FILE")]
     postern: Option<PathBuf>,
-    /// Use this test binary, and build none.
-    #[arg(long, hide = true)]
+    /// Use this binary of the kernel tests, and build none.
+    #[arg(long, value_name = "FILE", conflicts_with = "load")]
     tests: Option<PathBuf>,
     /// Only tests whose name holds this.
     filter: Option<String>,
@@ -91,23 +92,33 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         ([], false) => DEFAULT.iter().map(|it| it.parse()).collect::<Result<_>>()?,
         (named, _) => named.to_vec(),
     };
+    let others = kernels.iter().filter(|it| it.architecture != Architecture::HERE).count();
+    if others > 0 && (others < kernels.len() || arguments.postern.is_none()) {
+        bail!(
+            "cargo builds for this machine; kernels of another architecture go by themselves, and take binaries that were \
+             built for it by --postern and --tests"
+        );
+    }
+    setup::kernels(others > 0)?;
     let steps = steps(arguments)?;
     let cache = cache()?;
-    let apt = Apt::new(&cache, ARCHITECTURE)?;
-    let candidates = apt.candidates()?;
     let mut rows = Vec::new();
     for wanted in kernels {
+        let apt = Apt::new(&cache, wanted.architecture)?;
+        let candidates = apt.candidates()?;
         let candidate = wanted.pick(&candidates).with_context(|| {
             format!("Debian has no kernel {wanted}; `cargo xtask kernels --help` shows how kernels are named")
         })?;
         let image = Image::bring(&apt, candidate, &cache)?;
+        let root = Root::bring(&apt, wanted.architecture, &cache)?;
         for &jit_harden in &arguments.jit_harden {
             let work = Work {
                 sysctls: vec![("net.core.bpf_jit_harden", jit_harden.to_string())],
                 steps: steps.clone(),
                 keep_going: arguments.keep_going,
             };
-            rows.push(boot(&wanted, &image, jit_harden, &work, Duration::from_secs(arguments.timeout))?);
+            let guest = Guest { wanted: &wanted, image: &image, root: &root, work: &work };
+            rows.push(guest.run(jit_harden, Duration::from_secs(arguments.timeout))?);
         }
     }
     let names: Vec<&str> = steps.iter().map(|it| it.name).collect();
@@ -153,25 +164,37 @@ fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
     Ok(vec![load, tests])
 }
 
-/// Boots a kernel, and has it do its work.
-fn boot(wanted: &Wanted, image: &Image, jit_harden: u8, work: &Work, limit: Duration) -> Result<Row> {
-    // Others may boot the same kernel at the same time.
-    let initramfs = Scratch(image.file(&format!("initramfs.{}", std::process::id())));
-    let console = Scratch(image.file(&format!("console.{}", std::process::id())));
-    let archive = guest::initramfs(image, work)?;
-    std::fs::write(&initramfs.0, archive).with_context(|| format!("write {}", initramfs.0.display()))?;
-    eprintln!("{wanted}: booting Linux {} ({})", image.kernel, image.release);
-    let results = qemu::run(image, &initramfs.0, &console.0, limit, |line| eprintln!("{wanted}: {line}"))?;
-    let said = std::fs::read(&console.0).with_context(|| format!("read {}", console.0.display()))?;
-    let said = String::from_utf8_lossy(&said);
-    if results.end != End::Done {
-        let lines: Vec<&str> = said.lines().collect();
-        for line in &lines[lines.len().saturating_sub(LAST_OF_CONSOLE)..] {
-            eprintln!("{wanted}: console: {line}");
+/// A kernel to boot, and what it does.
+struct Guest<'a> {
+    wanted: &'a Wanted,
+    image: &'a Image,
+    root: &'a Root,
+    work: &'a Work,
+}
+
+impl Guest<'_> {
+    /// Boots it, and has it do its work.
+    fn run(&self, jit_harden: u8, limit: Duration) -> Result<Row> {
+        let Self { wanted, image, root, work } = self;
+        // Others may boot the same kernel at the same time.
+        let initramfs = Scratch(image.file(&format!("initramfs.{}", std::process::id())));
+        let console = Scratch(image.file(&format!("console.{}", std::process::id())));
+        let archive = guest::initramfs(image, root, work)?;
+        std::fs::write(&initramfs.0, archive).with_context(|| format!("write {}", initramfs.0.display()))?;
+        eprintln!("{wanted}: booting Linux {} ({})", image.kernel, image.release);
+        let results =
+            qemu::run(image, &initramfs.0, &console.0, limit, |line| eprintln!("{wanted}: {line}"))?;
+        let said = std::fs::read(&console.0).with_context(|| format!("read {}", console.0.display()))?;
+        let said = String::from_utf8_lossy(&said);
+        if results.end != End::Done {
+            let lines: Vec<&str> = said.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_OF_CONSOLE)..] {
+                eprintln!("{wanted}: console: {line}");
+            }
         }
+        let faults = console::faults(&said);
+        Ok(Row { wanted: wanted.to_string(), kernel: image.kernel.clone(), jit_harden, results, faults })
     }
-    let faults = console::faults(&said);
-    Ok(Row { wanted: wanted.to_string(), kernel: image.kernel.clone(), jit_harden, results, faults })
 }
 
 /// A file that goes with this value.

@@ -227,10 +227,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Test { long, filter, .. } => test::run(long, filter.as_deref()),
         Command::Fuzz { seconds, seed } => fuzz::run(seconds, seed),
-        Command::Kernels(arguments) => {
-            setup::kernels()?;
-            kernels::run(&arguments)
-        }
+        Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Bench { what } => bench::run(what),
     }
 }

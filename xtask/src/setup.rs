@@ -37,9 +37,9 @@ pub(crate) fn cluster() -> Result<()> {
     bring_up(&[&packages::Packages::Cluster, &go::Go])
 }
 
-/// The same for what `cargo xtask kernels` needs more.
-pub(crate) fn kernels() -> Result<()> {
-    bring_up(&[&packages::Packages::Kernels])
+/// The same for what `cargo xtask kernels` needs more, with guests of this machine's architecture or of another.
+pub(crate) fn kernels(other: bool) -> Result<()> {
+    bring_up(&[&packages::Packages::Kernels { other }])
 }
 
 /// Brings up what the static binary of an image needs more than everything else does.

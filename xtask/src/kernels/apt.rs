@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::architecture::Architecture;
 use super::wanted::Candidate;
 
 /// Releases whose kernels are tried, from the archive of the distribution.
@@ -22,13 +23,13 @@ const FRESH: Duration = Duration::from_hours(24);
 #[derive(Debug)]
 pub(super) struct Apt {
     folder: PathBuf,
-    architecture: &'static str,
+    architecture: Architecture,
 }
 
 impl Apt {
     /// Makes its folders, and fetches package lists that are not fresh.
-    pub(super) fn new(cache: &Path, architecture: &'static str) -> Result<Self> {
-        let apt = Self { folder: cache.join("apt").join(architecture), architecture };
+    pub(super) fn new(cache: &Path, architecture: Architecture) -> Result<Self> {
+        let apt = Self { folder: cache.join("apt").join(architecture.debian()), architecture };
         for folder in ["lists/partial", "cache/archives/partial", "state"] {
             let folder = apt.folder.join(folder);
             std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -41,12 +42,17 @@ impl Apt {
         Ok(apt)
     }
 
+    /// Whose packages it fetches.
+    pub(super) fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
     /// Every kernel that there is.
     pub(super) fn candidates(&self) -> Result<Vec<Candidate>> {
-        let pattern = format!("^linux-(image|binary)-[0-9].*-{}$", self.architecture);
+        let pattern = format!("^linux-(image|binary)-[0-9].*-{}(-16k)?$", self.architecture.debian());
         let names = output(self.command("apt-cache").args(["search", "--names-only", &pattern]))?;
         let names: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next()).collect();
-        ensure!(!names.is_empty(), "Debian's archive has no kernel for {}", self.architecture);
+        ensure!(!names.is_empty(), "Debian's archive has no kernel for {}", self.architecture.debian());
         let packages = output(self.command("apt-cache").arg("show").args(names))?;
         Ok(read_packages(&packages, self.architecture))
     }
@@ -58,6 +64,19 @@ impl Apt {
         let mut command = self.command("apt-get");
         command.arg("download").args(packages).current_dir(folder);
         run(&mut command)
+    }
+
+    /// Downloads packages and all that they need.
+    pub(super) fn download_with_dependencies(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut command = self.command("apt-get");
+        command.args(["install", "--download-only", "--yes", "--no-install-recommends"]).args(packages);
+        // Nothing else works with these folders, and dpkg's lock is about what is installed here.
+        command.args(["--option", "Debug::NoLocking=true"]);
+        run(&mut command)?;
+        let folder = self.folder.join("cache/archives");
+        let files = std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+        let files: Vec<PathBuf> = files.map(|it| it.map(|it| it.path())).collect::<Result<_, _>>()?;
+        Ok(files.into_iter().filter(|it| it.extension().is_some_and(|it| it == "deb")).collect())
     }
 
     fn is_fresh(&self) -> bool {
@@ -93,8 +112,8 @@ impl Apt {
         set("Dir::State::lists", &own("lists"));
         set("Dir::State::status", &own("status"));
         set("Dir::Cache", &own("cache"));
-        set("APT::Architecture", self.architecture);
-        set("APT::Architectures", self.architecture);
+        set("APT::Architecture", self.architecture.debian());
+        set("APT::Architectures", self.architecture.debian());
         set("Acquire::Languages", "none");
         set("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false");
         // Root downloads as a user who may not write here; and where root's cache is, that user may not even look.
@@ -148,7 +167,7 @@ fn source_list(mirrors: &Mirrors) -> String {
 }
 
 /// Reads what `apt-cache show` says: paragraphs of `Name: value`.
-fn read_packages(text: &str, architecture: &str) -> Vec<Candidate> {
+fn read_packages(text: &str, architecture: Architecture) -> Vec<Candidate> {
     let field = |paragraph: &str, name: &str| {
         let value = paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         value.map(str::to_owned)
@@ -176,7 +195,7 @@ fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mirrors, read_mirrors, read_packages, source_list};
+    use super::{Architecture, Mirrors, read_mirrors, read_packages, source_list};
 
     #[test]
     fn mirrors_are_those_of_this_machine() {
@@ -201,7 +220,7 @@ mod tests {
     fn packages_are_read_from_apt() {
         let text = "Package: linux-image-6.1.0-57-amd64\nSource: linux-signed-amd64 (6.1.192+3)\nVersion: 6.1.192-3\n\
                     Description: Linux\n Version: none of a package\n\nPackage: linux-image-amd64\nVersion: 6.1.192-3\n";
-        let packages = read_packages(text, "amd64");
+        let packages = read_packages(text, Architecture::Amd64);
         assert_eq!(packages.len(), 1);
         assert_eq!(packages[0].release, "6.1.0-57-amd64");
         assert_eq!(packages[0].version, "6.1.192-3");

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::cpio::Archive;
 use super::image::Image;
 use super::modules;
+use super::root::Root;
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
@@ -16,8 +17,6 @@ const RUN: &str = include_str!("run.sh");
 
 /// Modules without which a guest does not reach this machine's files and the port to speak through.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
-/// A static one: nothing else is there when it starts.
-const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 
 /// A command that a guest runs, and reports the status of.
 #[derive(Clone, Debug)]
@@ -46,13 +45,13 @@ pub(super) struct Work {
 }
 
 /// Makes the archive that a kernel unpacks as its first root.
-pub(super) fn initramfs(image: &Image, work: &Work) -> Result<Vec<u8>> {
+pub(super) fn initramfs(image: &Image, root: &Root, work: &Work) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "host", "layer", "modules", "proc", "root", "sys"] {
         archive.folder(folder);
     }
     archive.device("dev/console", 5, 1);
-    archive.file("bin/busybox", &busybox()?);
+    archive.file("bin/busybox", &root.busybox()?);
     let mut order = String::new();
     for (name, content) in modules::closure(&image.modules(), &MODULES)? {
         // Without compression now.
@@ -62,15 +61,17 @@ pub(super) fn initramfs(image: &Image, work: &Work) -> Result<Vec<u8>> {
     }
     archive.file("modules.order", order.as_bytes());
     archive.file("modules.folder", image.modules().display().to_string().as_bytes());
+    let root_of_host = Path::new("/");
+    if root.folder() != root_of_host {
+        // What its steps run is elsewhere.
+        let folders = work.steps.iter().flat_map(Step::folders).chain([image.modules()]);
+        let folders: Vec<String> = folders.map(|it| format!("{}\n", it.display())).collect();
+        archive.file("folders", folders.concat().as_bytes());
+    }
+    archive.file("root.folder", root.folder().display().to_string().as_bytes());
     archive.file("init", INIT.as_bytes());
     archive.file("run.sh", RUN.replace("\nsteps\n", &format!("\n{}\n", work.script())).as_bytes());
     Ok(archive.finish())
-}
-
-fn busybox() -> Result<Vec<u8>> {
-    let path = BUSYBOX.into_iter().map(Path::new).find(|it| it.exists());
-    let path = path.context("there is no busybox; install busybox-static")?;
-    std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
 impl Work {
@@ -85,6 +86,12 @@ impl Work {
 }
 
 impl Step {
+    /// Folders that it runs in and from.
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let program = self.command.first().and_then(|it| Path::new(it).parent());
+        [self.directory.clone()].into_iter().chain(program.map(Path::to_owned))
+    }
+
     /// Its line of the script.
     fn line(&self) -> String {
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::apt::{self, Apt};
+use super::architecture::Architecture;
 use super::wanted::Candidate;
 
 /// Folders of drivers that a guest without hardware can use: a kernel's other modules are most of its 400 MB.
@@ -17,6 +18,8 @@ const HARDWARE: [&str; 4] = ["net/ethernet", "net/wireless", "net/usb", "net/can
 /// A kernel, ready to boot.
 #[derive(Debug)]
 pub(super) struct Image {
+    /// Whose kernel it is.
+    pub(super) architecture: Architecture,
     /// What `uname -r` says there.
     pub(super) release: String,
     /// The kernel's version.
@@ -29,6 +32,7 @@ impl Image {
     pub(super) fn bring(apt: &Apt, candidate: &Candidate, cache: &Path) -> Result<Self> {
         let Candidate { release, version, .. } = candidate;
         let image = Self {
+            architecture: apt.architecture(),
             release: release.clone(),
             kernel: candidate.kernel().to_owned(),
             folder: cache.join(format!("{release}_{version}")),

@@ -58,19 +58,22 @@ pub(super) fn run(
 }
 
 fn start(image: &Image, initramfs: &Path, console: &Path) -> Result<Guest> {
-    let mut command = Command::new("qemu-system-x86_64");
+    let architecture = image.architecture;
+    let mut command = Command::new(architecture.qemu());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", PROCESSORS, "-m", MEMORY]);
+    command.args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY]);
+    command.args(architecture.machine());
     command.arg("-kernel").arg(image.vmlinuz()).arg("-initrd").arg(initramfs);
     // Mitigations guard nobody here, and cost time.
-    command.args(["-append", "console=ttyS0 loglevel=5 panic=1 mitigations=off"]);
+    let arguments = format!("console={} loglevel=5 panic=1 mitigations=off", architecture.console());
+    command.args(["-append", &arguments]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]);
     command.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=results"]);
     command.args(["-device", "virtserialport,chardev=results"]);
     // At the end of its input QEMU would tell the guest that nobody listens: the pipe stays open as long as the guest.
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    Ok(Guest(command.spawn().context("run qemu-system-x86_64")?))
+    Ok(Guest(command.spawn().with_context(|| format!("run {}", architecture.qemu()))?))
 }
 
 /// Lines as they come, on a channel: reading them has no time limit.

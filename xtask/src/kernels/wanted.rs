@@ -6,13 +6,15 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
+use super::architecture::Architecture;
+
 /// Those that are tried when none is named: the oldest and the newest that clusters of today run.
 pub(super) const DEFAULT: [&str; 2] = ["6.1", "newest"];
 /// Those of `--all`: what Debian's releases ship, with real-time scheduling too.
 pub(super) const ALL: [&str; 6] = ["5.10", "6.1", "6.1-rt", "6.12", "6.12-rt", "newest"];
 
 /// How a kernel was configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flavour {
     /// For any machine.
     Generic,
@@ -20,17 +22,18 @@ pub(super) enum Flavour {
     Cloud,
     /// `PREEMPT_RT`.
     Realtime,
+    /// Pages of 16 KiB, which arm64 can have.
+    Pages16k,
 }
 
-/// What names of packages say of a flavour.
-const SUFFIXES: [(&str, Flavour); 2] = [("-cloud", Flavour::Cloud), ("-rt", Flavour::Realtime)];
-
-/// A kernel as it is asked for: `6.1`, `6.12-rt`, `newest`.
+/// A kernel as it is asked for: `6.1`, `6.12-rt`, `newest`, `6.12-arm64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// The first numbers of its version; none for the newest.
     version: Vec<u64>,
     flavour: Flavour,
+    /// Whose kernel it is.
+    pub(super) architecture: Architecture,
     text: String,
 }
 
@@ -38,18 +41,29 @@ impl FromStr for Wanted {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (version, flavour) = split_flavour(text);
-        let version = if version == "newest" {
-            Vec::new()
-        } else {
-            let numbers: Result<Vec<u64>, _> = version.split('.').map(str::parse).collect();
-            match numbers {
-                Ok(numbers) => numbers,
-                Err(_) => bail!("{text} is no kernel; name it like 6.1, 6.12-rt, 6.1-cloud or newest"),
-            }
+        let mut words = text.split('-');
+        let version = match words.next() {
+            Some("newest") => Some(Vec::new()),
+            version => version.and_then(|it| it.split('.').map(|it| it.parse().ok()).collect()),
         };
-        Ok(Self { version, flavour, text: text.to_owned() })
+        let Some(version) = version else { return refused(text) };
+        let (mut flavour, mut architecture) = (Flavour::Generic, Architecture::HERE);
+        for word in words {
+            match word {
+                "cloud" => flavour = Flavour::Cloud,
+                "rt" => flavour = Flavour::Realtime,
+                "16k" => flavour = Flavour::Pages16k,
+                "amd64" => architecture = Architecture::Amd64,
+                "arm64" => architecture = Architecture::Arm64,
+                _ => return refused(text),
+            }
+        }
+        Ok(Self { version, flavour, architecture, text: text.to_owned() })
     }
+}
+
+fn refused(text: &str) -> Result<Wanted> {
+    bail!("{text} is no kernel; name it like 6.1, 6.12-rt, 6.1-cloud, newest, 6.12-arm64 or newest-arm64-16k")
 }
 
 impl fmt::Display for Wanted {
@@ -84,14 +98,20 @@ impl Candidate {
     /// Up to 6.12, `linux-image-6.1.0-57-amd64` holds the kernel and its modules. Since 6.19, `linux-binary-*` holds the
     /// kernel, `linux-modules-*` the modules, and `linux-image-*` nothing. `linux-image-6.1-amd64` is a name for the
     /// newest of them, and has no third number.
-    pub(super) fn read(package: &str, version: &str, architecture: &str) -> Option<Self> {
+    pub(super) fn read(package: &str, version: &str, architecture: Architecture) -> Option<Self> {
         let (release, packages) = if let Some(release) = package.strip_prefix("linux-binary-") {
             (release, vec![package.to_owned(), format!("linux-modules-{release}")])
         } else {
             (package.strip_prefix("linux-image-")?, vec![package.to_owned()])
         };
-        let (version_in_name, flavour) =
-            split_flavour(release.strip_suffix(architecture)?.strip_suffix('-')?);
+        let (before, behind) = release.split_once(&format!("-{}", architecture.debian()))?;
+        let cloud = before.strip_suffix("-cloud").map(|it| (it, Flavour::Cloud));
+        let realtime = before.strip_suffix("-rt").map(|it| (it, Flavour::Realtime));
+        let (version_in_name, flavour) = match behind {
+            "" => cloud.or(realtime).unwrap_or((before, Flavour::Generic)),
+            "-16k" => (before, Flavour::Pages16k),
+            _ => return None,
+        };
         let is_a_kernel = version_in_name.starts_with(|it: char| it.is_ascii_digit())
             && version_in_name.split('.').count() >= 3;
         let (release, version) = (release.to_owned(), version.to_owned());
@@ -113,11 +133,6 @@ impl Candidate {
     }
 }
 
-fn split_flavour(name: &str) -> (&str, Flavour) {
-    let known = SUFFIXES.into_iter().find_map(|(suffix, it)| Some((name.strip_suffix(suffix)?, it)));
-    known.unwrap_or((name, Flavour::Generic))
-}
-
 /// All numbers in a version, in their order: enough to compare versions of one package.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|it: char| !it.is_ascii_digit()).filter_map(|it| it.parse().ok()).collect()
@@ -125,7 +140,7 @@ fn numbers(version: &str) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALL, Candidate, DEFAULT, Wanted};
+    use super::{ALL, Architecture, Candidate, DEFAULT, Wanted};
 
     fn candidates() -> Vec<Candidate> {
         [
@@ -145,7 +160,7 @@ mod tests {
             ("linux-image-6.12.118+deb13-amd64-dbg", "6.12.118-1"),
         ]
         .into_iter()
-        .filter_map(|(package, version)| Candidate::read(package, version, "amd64"))
+        .filter_map(|(package, version)| Candidate::read(package, version, Architecture::Amd64))
         .collect()
     }
 
@@ -181,8 +196,27 @@ mod tests {
     }
 
     #[test]
+    fn arm64_has_pages_of_two_sizes() {
+        let read = |package| Candidate::read(package, "7.3.4-1", Architecture::Arm64);
+        let names = ["linux-image-7.3.4-arm64", "linux-image-7.3.4-arm64-16k", "linux-image-7.3.4-rt-arm64"];
+        let candidates: Vec<Candidate> = names.into_iter().filter_map(read).collect();
+        for (text, release) in [
+            ("7.3-arm64", "7.3.4-arm64"),
+            ("newest-arm64-16k", "7.3.4-arm64-16k"),
+            ("7-rt-arm64", "7.3.4-rt-arm64"),
+        ] {
+            let wanted: Wanted = text.parse().unwrap();
+            assert_eq!(wanted.architecture, Architecture::Arm64);
+            assert_eq!(wanted.pick(&candidates).unwrap().release, release);
+        }
+        assert_eq!(read("linux-image-7.3.4-amd64"), None);
+    }
+
+    #[test]
     fn what_is_no_kernel_is_refused() {
-        assert!("six".parse::<Wanted>().is_err());
+        for text in ["six", "6.1-fast", "", "6."] {
+            assert!(text.parse::<Wanted>().is_err(), "{text}");
+        }
         for text in ALL.into_iter().chain(DEFAULT) {
             text.parse::<Wanted>().unwrap();
         }

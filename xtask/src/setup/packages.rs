@@ -34,9 +34,9 @@ const OF_CLUSTER: [&str; 14] = [
 const PROGRAMS_OF_CLUSTER: [&str; 6] = ["busybox", "containerd", "curl", "iperf3", "runc", "socat"];
 
 /// What booting other kernels needs more: the guest's shell, and what loads modules, here and there.
-const OF_KERNELS: [&str; 6] = ["busybox-static", "iproute2", "kmod", "procps", "qemu-system-x86", "xz-utils"];
+const OF_KERNELS: [&str; 5] = ["busybox-static", "iproute2", "kmod", "procps", "xz-utils"];
 /// What those bring.
-const PROGRAMS_OF_KERNELS: [&str; 5] = ["busybox", "modprobe", "qemu-system-x86_64", "sysctl", "xz"];
+const PROGRAMS_OF_KERNELS: [&str; 4] = ["busybox", "modprobe", "sysctl", "xz"];
 
 /// The packages.
 #[derive(Debug)]
@@ -46,7 +46,10 @@ pub(super) enum Packages {
     /// For `cargo xtask cluster`.
     Cluster,
     /// For `cargo xtask kernels`.
-    Kernels,
+    Kernels {
+        /// Whether guests have another processor than this machine.
+        other: bool,
+    },
 }
 
 impl Packages {
@@ -54,7 +57,9 @@ impl Packages {
         match self {
             Self::Base => [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect(),
             Self::Cluster => OF_CLUSTER.map(str::to_owned).to_vec(),
-            Self::Kernels => OF_KERNELS.map(str::to_owned).to_vec(),
+            Self::Kernels { other } => {
+                OF_KERNELS.into_iter().chain([emulator(*other).0]).map(str::to_owned).collect()
+            }
         }
     }
 
@@ -76,7 +81,7 @@ impl Step for Packages {
         match self {
             Self::Base => "packages",
             Self::Cluster => "packages of the cluster",
-            Self::Kernels => "packages of other kernels",
+            Self::Kernels { .. } => "packages of other kernels",
         }
     }
 
@@ -94,7 +99,9 @@ impl Step for Packages {
                     Ok(linker_is_there && programs.into_iter().all(in_path))
                 }
                 Self::Cluster => Ok(PROGRAMS_OF_CLUSTER.into_iter().all(in_path)),
-                Self::Kernels => Ok(PROGRAMS_OF_KERNELS.into_iter().all(in_path)),
+                Self::Kernels { other } => {
+                    Ok(PROGRAMS_OF_KERNELS.into_iter().chain([emulator(*other).1]).all(in_path))
+                }
             };
         }
         Ok(self.missing()?.is_empty())
@@ -132,6 +139,15 @@ impl Step for Packages {
         commands.push("sudo apt-get update".to_owned());
         commands.push(format!("sudo apt-get install --yes --no-install-recommends {packages}"));
         commands
+    }
+}
+
+/// The package of an emulator, and its program: for this machine's own architecture, or for the other one.
+fn emulator(other: bool) -> (&'static str, &'static str) {
+    if other == cfg!(target_arch = "aarch64") {
+        ("qemu-system-x86", "qemu-system-x86_64")
+    } else {
+        ("qemu-system-arm", "qemu-system-aarch64")
     }
 }
 
