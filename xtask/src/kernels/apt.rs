@@ -49,12 +49,12 @@ impl Apt {
 
     /// Every kernel that there is.
     pub(super) fn candidates(&self) -> Result<Vec<Candidate>> {
-        let pattern = format!("^linux-(image|binary)-[0-9].*-{}(-16k)?$", self.architecture.debian());
+        let pattern = format!("^linux-(image|binary|modules)-[0-9].*-{}(-16k)?$", self.architecture.debian());
         let names = output(self.command("apt-cache").args(["search", "--names-only", &pattern]))?;
         let names: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next()).collect();
         ensure!(!names.is_empty(), "Debian's archive has no kernel for {}", self.architecture.debian());
         let packages = output(self.command("apt-cache").arg("show").args(names))?;
-        Ok(read_packages(&packages, self.architecture))
+        Ok(Candidate::read_all(&read_packages(&packages), self.architecture))
     }
 
     /// Downloads packages into a folder.
@@ -166,15 +166,13 @@ fn source_list(mirrors: &Mirrors) -> String {
     of(&mirrors.archive, &SUITES) + &of(&mirrors.security, &SECURITY_SUITES)
 }
 
-/// Reads what `apt-cache show` says: paragraphs of `Name: value`.
-fn read_packages(text: &str, architecture: Architecture) -> Vec<Candidate> {
+/// Reads names and versions from what `apt-cache show` says: paragraphs of `Name: value`.
+fn read_packages(text: &str) -> Vec<(String, String)> {
     let field = |paragraph: &str, name: &str| {
         let value = paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         value.map(str::to_owned)
     };
-    let read = |paragraph: &str| {
-        Candidate::read(&field(paragraph, "Package")?, &field(paragraph, "Version")?, architecture)
-    };
+    let read = |paragraph: &str| Some((field(paragraph, "Package")?, field(paragraph, "Version")?));
     text.split("\n\n").filter_map(read).collect()
 }
 
@@ -195,7 +193,7 @@ fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Architecture, Mirrors, read_mirrors, read_packages, source_list};
+    use super::{Mirrors, read_mirrors, read_packages, source_list};
 
     #[test]
     fn mirrors_are_those_of_this_machine() {
@@ -219,10 +217,11 @@ mod tests {
     #[test]
     fn packages_are_read_from_apt() {
         let text = "Package: linux-image-6.1.0-57-amd64\nSource: linux-signed-amd64 (6.1.192+3)\nVersion: 6.1.192-3\n\
-                    Description: Linux\n Version: none of a package\n\nPackage: linux-image-amd64\nVersion: 6.1.192-3\n";
-        let packages = read_packages(text, Architecture::Amd64);
-        assert_eq!(packages.len(), 1);
-        assert_eq!(packages[0].release, "6.1.0-57-amd64");
-        assert_eq!(packages[0].version, "6.1.192-3");
+                    Description: Linux\n Version: none of a package\n\nPackage: linux-image-amd64\nVersion: 6.1.192-4\n";
+        let expected = [("linux-image-6.1.0-57-amd64", "6.1.192-3"), ("linux-image-amd64", "6.1.192-4")];
+        assert_eq!(
+            read_packages(text),
+            expected.map(|(name, version)| (name.to_owned(), version.to_owned()))
+        );
     }
 }

@@ -112,10 +112,9 @@ fn unpack(package: &Path, into: &Path) -> Result<()> {
 /// Where a file of a package goes in the cache; nowhere when no guest needs it.
 fn place(path: &Path) -> Option<PathBuf> {
     let path: PathBuf = path.components().filter(|it| matches!(it, Component::Normal(_))).collect();
-    if path.parent() == Some(Path::new("boot")) {
-        // vmlinux on some architectures.
-        let is_kernel = path.file_name()?.to_str()?.starts_with("vmlinu");
-        return is_kernel.then(|| "vmlinuz".into());
+    // vmlinux on some architectures; beside its modules since 7.1.
+    if path.file_name()?.to_str()?.starts_with("vmlinu") {
+        return Some("vmlinuz".into());
     }
     // With and without a merged /usr.
     let modules = path.strip_prefix("usr").unwrap_or(&path);
@@ -145,6 +144,7 @@ mod tests {
     #[test]
     fn the_kernel_and_modules_without_hardware_are_unpacked() {
         assert_eq!(placed("./boot/vmlinuz-6.1.0-57-amd64").unwrap(), "vmlinuz");
+        assert_eq!(placed("./usr/lib/modules/7.3/vmlinuz").unwrap(), "vmlinuz");
         assert_eq!(placed("./boot/System.map-6.1.0-57-amd64"), None);
         assert_eq!(
             placed("./lib/modules/6.1/kernel/net/9p/9pnet.ko").unwrap(),

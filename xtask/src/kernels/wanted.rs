@@ -1,6 +1,7 @@
 //! Which kernels: as they are asked for, and as Debian names its packages of them.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -83,7 +84,7 @@ impl Wanted {
 /// A package that holds a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
-    /// The packages to unpack: the kernel's own, and that of its modules where they have one.
+    /// The packages to unpack: the kernel's own, and those of its modules where they have some.
     pub(super) packages: Vec<String>,
     /// What `uname -r` says there.
     pub(super) release: String,
@@ -93,17 +94,27 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Reads a package's name.
+    /// Reads all packages that there are, as names and versions.
     ///
     /// Up to 6.12, `linux-image-6.1.0-57-amd64` holds the kernel and its modules. Since 6.19, `linux-binary-*` holds the
-    /// kernel, `linux-modules-*` the modules, and `linux-image-*` nothing. `linux-image-6.1-amd64` is a name for the
-    /// newest of them, and has no third number.
-    pub(super) fn read(package: &str, version: &str, architecture: Architecture) -> Option<Self> {
-        let (release, packages) = if let Some(release) = package.strip_prefix("linux-binary-") {
-            (release, vec![package.to_owned(), format!("linux-modules-{release}")])
-        } else {
-            (package.strip_prefix("linux-image-")?, vec![package.to_owned()])
+    /// kernel, and `linux-image-*` the modules; since 7.2, `linux-modules-*` does, and `linux-image-*` is empty.
+    pub(super) fn read_all(packages: &[(String, String)], architecture: Architecture) -> Vec<Self> {
+        let names: BTreeSet<&str> = packages.iter().map(|(name, _)| name.as_str()).collect();
+        let read = |(package, version): &(String, String)| {
+            let mut candidate = Self::read(package, version, architecture)?;
+            if package.starts_with("linux-binary-") {
+                let others = ["modules", "image"].map(|kind| format!("linux-{kind}-{}", candidate.release));
+                candidate.packages.extend(others.into_iter().filter(|it| names.contains(it.as_str())));
+            }
+            Some(candidate)
         };
+        packages.iter().filter_map(read).collect()
+    }
+
+    /// Reads a package's name. `linux-image-6.1-amd64` is one for the newest of them, and has no third number.
+    fn read(package: &str, version: &str, architecture: Architecture) -> Option<Self> {
+        let release =
+            package.strip_prefix("linux-binary-").or_else(|| package.strip_prefix("linux-image-"))?;
         let (before, behind) = release.split_once(&format!("-{}", architecture.debian()))?;
         let cloud = before.strip_suffix("-cloud").map(|it| (it, Flavour::Cloud));
         let realtime = before.strip_suffix("-rt").map(|it| (it, Flavour::Realtime));
@@ -114,8 +125,12 @@ impl Candidate {
         };
         let is_a_kernel = version_in_name.starts_with(|it: char| it.is_ascii_digit())
             && version_in_name.split('.').count() >= 3;
-        let (release, version) = (release.to_owned(), version.to_owned());
-        is_a_kernel.then_some(Self { packages, release, version, flavour })
+        is_a_kernel.then(|| Self {
+            packages: vec![package.to_owned()],
+            release: release.to_owned(),
+            version: version.to_owned(),
+            flavour,
+        })
     }
 
     /// The kernel's version alone: 6.1.192.
@@ -127,7 +142,7 @@ impl Candidate {
         numbers(&self.version)
     }
 
-    /// By version. Where a kernel comes as a package of its own, that of the old name is empty, and less.
+    /// By version. Where a kernel comes as several packages, that of the old name holds no kernel, and is less.
     fn compare(&self, other: &Self) -> Ordering {
         self.numbers().cmp(&other.numbers()).then(self.packages.len().cmp(&other.packages.len()))
     }
@@ -142,8 +157,14 @@ fn numbers(version: &str) -> Vec<u64> {
 mod tests {
     use super::{ALL, Architecture, Candidate, DEFAULT, Wanted};
 
+    fn read_all(packages: &[(&str, &str)], architecture: Architecture) -> Vec<Candidate> {
+        let packages: Vec<_> =
+            packages.iter().map(|&(name, version)| (name.to_owned(), version.to_owned())).collect();
+        Candidate::read_all(&packages, architecture)
+    }
+
     fn candidates() -> Vec<Candidate> {
-        [
+        let packages = [
             ("linux-image-5.10.0-46-amd64", "5.10.262-1"),
             ("linux-image-6.1-amd64", "6.1.180-1~deb11u1"),
             ("linux-image-6.1.0-0.deb11.52-amd64", "6.1.180-1~deb11u1"),
@@ -158,10 +179,11 @@ mod tests {
             ("linux-image-amd64", "6.12.118-1"),
             ("linux-image-amd64-signed-template", "6.12.118-1"),
             ("linux-image-6.12.118+deb13-amd64-dbg", "6.12.118-1"),
-        ]
-        .into_iter()
-        .filter_map(|(package, version)| Candidate::read(package, version, Architecture::Amd64))
-        .collect()
+            ("linux-modules-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
+            ("linux-binary-6.19.14+deb13-amd64", "6.19.14-1"),
+            ("linux-image-6.19.14+deb13-amd64", "6.19.14-1"),
+        ];
+        read_all(&packages, Architecture::Amd64)
     }
 
     fn picked(text: &str) -> Option<String> {
@@ -182,9 +204,14 @@ mod tests {
 
     #[test]
     fn a_kernel_in_a_package_of_its_own_comes_with_its_modules() {
-        let expected = "linux-binary-7.3.4+deb13-amd64 linux-modules-7.3.4+deb13-amd64";
+        let expected =
+            "linux-binary-7.3.4+deb13-amd64 linux-modules-7.3.4+deb13-amd64 linux-image-7.3.4+deb13-amd64";
         assert_eq!(picked("newest").unwrap(), expected);
         assert_eq!(picked("7").unwrap(), expected);
+        assert_eq!(
+            picked("6.19").unwrap(),
+            "linux-binary-6.19.14+deb13-amd64 linux-image-6.19.14+deb13-amd64"
+        );
     }
 
     #[test]
@@ -197,9 +224,14 @@ mod tests {
 
     #[test]
     fn arm64_has_pages_of_two_sizes() {
-        let read = |package| Candidate::read(package, "7.3.4-1", Architecture::Arm64);
-        let names = ["linux-image-7.3.4-arm64", "linux-image-7.3.4-arm64-16k", "linux-image-7.3.4-rt-arm64"];
-        let candidates: Vec<Candidate> = names.into_iter().filter_map(read).collect();
+        let names = [
+            "linux-image-7.3.4-amd64",
+            "linux-image-7.3.4-arm64",
+            "linux-image-7.3.4-arm64-16k",
+            "linux-image-7.3.4-rt-arm64",
+        ];
+        let candidates = read_all(&names.map(|name| (name, "7.3.4-1")), Architecture::Arm64);
+        assert_eq!(candidates.len(), 3);
         for (text, release) in [
             ("7.3-arm64", "7.3.4-arm64"),
             ("newest-arm64-16k", "7.3.4-arm64-16k"),
@@ -209,7 +241,6 @@ mod tests {
             assert_eq!(wanted.architecture, Architecture::Arm64);
             assert_eq!(wanted.pick(&candidates).unwrap().release, release);
         }
-        assert_eq!(read("linux-image-7.3.4-amd64"), None);
     }
 
     #[test]
