@@ -59,7 +59,9 @@ pub(super) fn run(
 
 fn start(image: &Image, initramfs: &Path, console: &Path) -> Result<Guest> {
     let architecture = image.architecture;
-    let mut command = Command::new(architecture.qemu());
+    // A guest does not outlive this process, however that ends.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", architecture.qemu()]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY]);
     command.args(architecture.machine());
