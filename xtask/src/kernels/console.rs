@@ -15,7 +15,7 @@ pub(super) struct StepResult {
     /// Tests that passed, as far as it ran any.
     pub(super) passed: Vec<String>,
     /// Tests that failed.
-    pub(super) failed: Vec<String>,
+    pub(super) failed: Vec<Failure>,
     /// The last lines that it said.
     pub(super) last: Vec<String>,
 }
@@ -25,6 +25,14 @@ impl StepResult {
     pub(super) fn is_good(&self) -> bool {
         self.status == Some(0)
     }
+}
+
+/// A test that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) test: String,
+    /// What it panicked with, in its first line. Libtest shows it when all tests are done.
+    pub(super) reason: String,
 }
 
 /// What came of a guest.
@@ -58,12 +66,14 @@ pub(super) struct Reader {
     powered_on: Instant,
     started: Instant,
     results: Results,
+    /// The test whose output libtest shows, and whether the next line says why it panicked.
+    shown: Option<(String, bool)>,
 }
 
 impl Reader {
     /// For a guest that is powered on now.
     pub(super) fn new(now: Instant) -> Self {
-        Self { powered_on: now, started: now, results: Results::default() }
+        Self { powered_on: now, started: now, results: Results::default(), shown: None }
     }
 
     /// Takes a line that came now.
@@ -71,17 +81,38 @@ impl Reader {
         let line = line.trim_end();
         if let Some(mark) = line.strip_prefix(MARK) {
             self.mark(mark, now);
-        } else if let Some(step) = self.running() {
-            match test_result(line) {
-                Some((test, true)) => step.passed.push(test.to_owned()),
-                Some((test, false)) => step.failed.push(test.to_owned()),
-                None => {}
-            }
-            if step.last.len() == KEPT {
-                step.last.remove(0);
-            }
-            step.last.push(line.to_owned());
+        } else {
+            self.output(line);
         }
+    }
+
+    /// Takes a line that a step printed.
+    fn output(&mut self, line: &str) {
+        let shown = self.shown.take();
+        let Some(step) = self.running() else { return };
+        if step.last.len() == KEPT {
+            step.last.remove(0);
+        }
+        step.last.push(line.to_owned());
+        match test_result(line) {
+            Some((test, true)) => step.passed.push(test.to_owned()),
+            Some((test, false)) => {
+                step.failed.push(Failure { test: test.to_owned(), reason: String::new() });
+            }
+            None => {}
+        }
+        self.shown = match (shown_test(line), shown) {
+            (Some(test), _) => Some((test.to_owned(), false)),
+            (None, Some((test, true))) => {
+                let failure = step.failed.iter_mut().find(|it| it.test == test && it.reason.is_empty());
+                if let Some(failure) = failure {
+                    line.clone_into(&mut failure.reason);
+                }
+                None
+            }
+            (None, Some((test, false))) => Some((test, line.contains(" panicked at "))),
+            (None, None) => None,
+        };
     }
 
     /// Its time is over.
@@ -141,6 +172,11 @@ fn test_result(line: &str) -> Option<(&str, bool)> {
     }
 }
 
+/// Reads libtest's `---- NAME stdout ----`, behind which a failed test's output stands.
+fn shown_test(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
+}
+
 /// What a kernel says when something is wrong with itself. That a processor was busy for long is none of it: under
 /// emulation, on a busy machine, they are.
 const FAULTS: [&str; 6] =
@@ -159,7 +195,7 @@ pub(super) fn faults(console: &str) -> Vec<String> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{End, Reader, Results, faults};
+    use super::{End, Failure, Reader, Results, faults};
 
     /// A line a second.
     fn read(lines: &str) -> Results {
@@ -178,7 +214,8 @@ mod tests {
         let results = read(
             "@@ booted 6.1.0-57-amd64\r\n@@ start load\r\nall well\r\n@@ exit load 0\r\n@@ start tests\n\
              test frames::reads ... ok\ntest wire::it_panics - should panic ... ok\ntest room::fits ... FAILED\n\
-             test slow has been running for over 60 seconds\n@@ exit tests 101\n@@ end\n",
+             test slow has been running for over 60 seconds\n\nfailures:\n\n---- room::fits stdout ----\n\n\
+             thread 'room::fits' (12) panicked at agent/tests/kernel/room.rs:1:2:\nno room\nat all\n@@ exit tests 101\n@@ end\n",
         );
         assert_eq!(results.boot, Some(Duration::from_secs(1)));
         assert_eq!(results.end, End::Done);
@@ -187,7 +224,7 @@ mod tests {
         assert_eq!((load.took, &load.last[..]), (Duration::from_secs(2), &["all well".to_owned()][..]));
         assert_eq!(tests.status, Some(101));
         assert_eq!(tests.passed, ["frames::reads", "wire::it_panics"]);
-        assert_eq!(tests.failed, ["room::fits"]);
+        assert_eq!(tests.failed, [Failure { test: "room::fits".to_owned(), reason: "no room".to_owned() }]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::console::{End, Results, StepResult};
+use super::console::{End, Failure, Results, StepResult};
 
 /// What came of a kernel.
 #[derive(Debug)]
@@ -73,8 +73,12 @@ pub(super) fn table(rows: &[Row], steps: &[&str]) -> String {
     for row in rows {
         for step in row.results.steps.iter().filter(|it| !it.is_good()) {
             let _ = writeln!(text, "\n{}: {} failed", row.wanted, step.name);
-            let lines = if step.failed.is_empty() { &step.last } else { &step.failed };
-            for line in lines {
+            for Failure { test, reason } in &step.failed {
+                let _ = writeln!(text, "  {test}: {reason}");
+            }
+            // What fails without a test that did speaks for itself.
+            let last = if step.failed.is_empty() { &step.last[..] } else { &[] };
+            for line in last {
                 let _ = writeln!(text, "  {line}");
             }
         }
@@ -87,10 +91,11 @@ pub(super) fn table(rows: &[Row], steps: &[&str]) -> String {
 
 /// The same for programs.
 pub(super) fn json(rows: &[Row]) -> Value {
+    let failure = |it: &Failure| json!({ "test": it.test, "reason": it.reason });
     let step = |it: &StepResult| {
         json!({
             "name": it.name, "ok": it.is_good(), "status": it.status, "seconds": it.took.as_secs_f64(),
-            "passed": it.passed, "failed": it.failed, "last": if it.is_good() { &[][..] } else { &it.last[..] },
+            "passed": it.passed, "failed": it.failed.iter().map(failure).collect::<Vec<_>>(), "last": if it.is_good() { &[][..] } else { &it.last[..] },
         })
     };
     let row = |it: &Row| {
@@ -101,4 +106,85 @@ pub(super) fn json(rows: &[Row]) -> Value {
         })
     };
     Value::from(rows.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{End, Failure, Results, Row, StepResult, json, table};
+
+    fn step(name: &str, status: Option<i32>, passed: &[&str], failed: &[&str]) -> StepResult {
+        let failure = |test: &&str| Failure { test: (*test).to_owned(), reason: "why".to_owned() };
+        StepResult {
+            name: name.to_owned(),
+            took: Duration::from_secs(7),
+            status,
+            passed: passed.iter().map(|&it| it.to_owned()).collect(),
+            failed: failed.iter().map(failure).collect(),
+            last: vec!["last words".to_owned()],
+        }
+    }
+
+    fn row(wanted: &str, end: End, steps: Vec<StepResult>) -> Row {
+        let results = Results { boot: Some(Duration::from_secs(9)), steps, end };
+        Row {
+            wanted: wanted.to_owned(),
+            kernel: "6.1.192".to_owned(),
+            jit_harden: 0,
+            results,
+            faults: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_table_says_what_failed_and_why() {
+        let rows = [
+            row("6.1", End::Done, vec![step("load", Some(1), &[], &[])]),
+            row(
+                "6.12",
+                End::Done,
+                vec![step("load", Some(0), &[], &[]), step("tests", Some(101), &["a"], &["b"])],
+            ),
+            row(
+                "7.3",
+                End::TimedOut,
+                vec![step("load", Some(0), &[], &[]), step("tests", None, &["a"], &[])],
+            ),
+        ];
+        assert_eq!(rows.each_ref().map(Row::is_good), [false; 3]);
+        let expected = "\
+KERNEL  VERSION  JIT HARDEN  BOOT  LOAD         TESTS
+6.1     6.1.192  0           9 s   FAILED, 7 s  not run
+6.12    6.1.192  0           9 s   ok, 7 s      FAILED, 7 s, 1 passed, 1 failed
+7.3     6.1.192  0           9 s   ok, 7 s      TIMEOUT, 7 s, 1 passed
+
+6.1: load failed
+  last words
+
+6.12: tests failed
+  b: why
+
+7.3: tests failed
+  last words
+";
+        assert_eq!(table(&rows, &["load", "tests"]), expected);
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let rows = [row("6.1", End::Done, vec![step("load", Some(0), &[], &[])])];
+        let json = json(&rows);
+        assert_eq!(json[0]["ok"], true);
+        assert_eq!(json[0]["steps"][0]["seconds"], 7.0);
+    }
+
+    #[test]
+    fn a_kernel_that_speaks_of_a_fault_fails() {
+        let mut row = row("6.1", End::Done, vec![step("load", Some(0), &[], &[])]);
+        assert!(row.is_good());
+        row.faults.push("WARNING: at net/core".to_owned());
+        assert!(!row.is_good());
+        assert!(table(&[row], &["load"]).contains("the kernel says\n  WARNING: at net/core"));
+    }
 }
