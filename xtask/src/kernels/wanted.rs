@@ -1,6 +1,5 @@
 //! Which kernels: as they are asked for, and as Debian names its packages of them.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +18,6 @@ pub(super) const ALL: [&str; 6] = ["5.10", "6.1", "6.1-rt", "6.12", "6.12-rt", "
 pub(super) enum Flavour {
     /// For any machine.
     Generic,
-    /// For virtual machines of clouds: the same, with fewer drivers.
-    Cloud,
     /// `PREEMPT_RT`.
     Realtime,
     /// Pages of 16 KiB, which arm64 can have.
@@ -51,7 +48,6 @@ impl FromStr for Wanted {
         let (mut flavour, mut architecture) = (Flavour::Generic, Architecture::HERE);
         for word in words {
             match word {
-                "cloud" => flavour = Flavour::Cloud,
                 "rt" => flavour = Flavour::Realtime,
                 "16k" => flavour = Flavour::Pages16k,
                 "amd64" => architecture = Architecture::Amd64,
@@ -64,7 +60,7 @@ impl FromStr for Wanted {
 }
 
 fn refused(text: &str) -> Result<Wanted> {
-    bail!("{text} is no kernel; name it like 6.1, 6.12-rt, 6.1-cloud, newest, 6.12-arm64 or newest-arm64-16k")
+    bail!("{text} is no kernel; name it like 6.1, 6.12-rt, newest, 6.12-arm64 or newest-arm64-16k")
 }
 
 impl fmt::Display for Wanted {
@@ -77,7 +73,7 @@ impl Wanted {
     /// The newest of those that fit.
     pub(super) fn pick<'a>(&self, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
         let fits = |it: &&Candidate| it.flavour == self.flavour && it.numbers().starts_with(&self.version);
-        candidates.iter().filter(fits).max_by(|one, other| one.compare(other))
+        candidates.iter().filter(fits).max_by_key(|it| it.numbers())
     }
 }
 
@@ -97,16 +93,19 @@ impl Candidate {
     /// Reads all packages that there are, as names and versions.
     ///
     /// Up to 6.12, `linux-image-6.1.0-57-amd64` holds the kernel and its modules. Since 6.19, `linux-binary-*` holds the
-    /// kernel, and `linux-image-*` the modules; since 7.2, `linux-modules-*` does, and `linux-image-*` is empty.
+    /// kernel, `linux-modules-*` the modules, and `linux-image-*` nothing. Of older kernels, the archive has but one of the
+    /// two.
     pub(super) fn read_all(packages: &[(String, String)], architecture: Architecture) -> Vec<Self> {
         let names: BTreeSet<&str> = packages.iter().map(|(name, _)| name.as_str()).collect();
         let read = |(package, version): &(String, String)| {
             let mut candidate = Self::read(package, version, architecture)?;
-            if package.starts_with("linux-binary-") {
-                let others = ["modules", "image"].map(|kind| format!("linux-{kind}-{}", candidate.release));
-                candidate.packages.extend(others.into_iter().filter(|it| names.contains(it.as_str())));
+            let other = |kind| format!("linux-{kind}-{}", candidate.release);
+            let (binary, modules) = (other("binary"), other("modules"));
+            if *package == binary {
+                candidate.packages.push(modules.clone());
+                return names.contains(modules.as_str()).then_some(candidate);
             }
-            Some(candidate)
+            (!names.contains(binary.as_str())).then_some(candidate)
         };
         packages.iter().filter_map(read).collect()
     }
@@ -116,14 +115,15 @@ impl Candidate {
         let release =
             package.strip_prefix("linux-binary-").or_else(|| package.strip_prefix("linux-image-"))?;
         let (before, behind) = release.split_once(&format!("-{}", architecture.debian()))?;
-        let cloud = before.strip_suffix("-cloud").map(|it| (it, Flavour::Cloud));
         let realtime = before.strip_suffix("-rt").map(|it| (it, Flavour::Realtime));
         let (version_in_name, flavour) = match behind {
-            "" => cloud.or(realtime).unwrap_or((before, Flavour::Generic)),
+            "" => realtime.unwrap_or((before, Flavour::Generic)),
             "-16k" => (before, Flavour::Pages16k),
             _ => return None,
         };
-        let is_a_kernel = version_in_name.starts_with(|it: char| it.is_ascii_digit())
+        // The kernels for clouds have no 9p, which guests get their root by.
+        let is_a_kernel = !before.ends_with("-cloud")
+            && version_in_name.starts_with(|it: char| it.is_ascii_digit())
             && version_in_name.split('.').count() >= 3;
         is_a_kernel.then(|| Self {
             packages: vec![package.to_owned()],
@@ -140,11 +140,6 @@ impl Candidate {
 
     fn numbers(&self) -> Vec<u64> {
         numbers(&self.version)
-    }
-
-    /// By version. Where a kernel comes as several packages, that of the old name holds no kernel, and is less.
-    fn compare(&self, other: &Self) -> Ordering {
-        self.numbers().cmp(&other.numbers()).then(self.packages.len().cmp(&other.packages.len()))
     }
 }
 
@@ -197,21 +192,16 @@ mod tests {
         assert_eq!(picked("6.1").unwrap(), "linux-image-6.1.0-57-amd64");
         assert_eq!(picked("6.1.27").unwrap(), "linux-image-6.1.0-9-amd64");
         assert_eq!(picked("6.1-rt").unwrap(), "linux-image-6.1.0-57-rt-amd64");
-        assert_eq!(picked("6.1-cloud").unwrap(), "linux-image-6.1.0-57-cloud-amd64");
         assert_eq!(picked("6.12").unwrap(), "linux-image-6.12.118+deb13-amd64");
         assert_eq!(picked("6.6"), None);
     }
 
     #[test]
     fn a_kernel_in_a_package_of_its_own_comes_with_its_modules() {
-        let expected =
-            "linux-binary-7.3.4+deb13-amd64 linux-modules-7.3.4+deb13-amd64 linux-image-7.3.4+deb13-amd64";
+        let expected = "linux-binary-7.3.4+deb13-amd64 linux-modules-7.3.4+deb13-amd64";
         assert_eq!(picked("newest").unwrap(), expected);
         assert_eq!(picked("7").unwrap(), expected);
-        assert_eq!(
-            picked("6.19").unwrap(),
-            "linux-binary-6.19.14+deb13-amd64 linux-image-6.19.14+deb13-amd64"
-        );
+        assert_eq!(picked("6.19"), None, "its modules are gone");
     }
 
     #[test]
@@ -245,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_no_kernel_is_refused() {
-        for text in ["six", "6.1-fast", "", "6."] {
+        for text in ["six", "6.1-fast", "6.1-cloud", "", "6."] {
             assert!(text.parse::<Wanted>().is_err(), "{text}");
         }
         for text in ALL.into_iter().chain(DEFAULT) {
