@@ -1,4 +1,4 @@
-//! The tests of a run that names none: each loads programs, which takes most of a minute in a guest, so that all of
+//! The tests of a run that names none: each loads programs, which takes half a minute in a guest, some for each row of a table, so that all of
 //! them take more than an hour on one kernel.
 
 /// A few of each thing that a kernel can get wrong: reading packets, maps, spin locks, attaching and taking off, what
@@ -6,9 +6,9 @@
 pub(super) const TESTS: [&str; 18] = [
     "parsing::extension_headers_in_order_and_out_of_order",
     "parsing::fragments_of_both_families",
-    "reasons::allowed_and_denied_by_policy",
+    "reasons::what_the_pod_sends_is_judged_by_egress_rules",
     "connections::tcp_goes_from_half_open_to_established_to_closing",
-    "related::errors_about_what_the_pod_sent_pass",
+    "related::errors_of_the_pod_about_what_it_got_pass",
     "link::neighbour_discovery_comes_from_the_link",
     "tunnels::under_policy",
     "services::a_change_of_policy_is_about_the_backend",
