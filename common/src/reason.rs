@@ -14,15 +14,6 @@ macro_rules! reasons {
             /// All reasons.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The reason with a number; for one that no reason has, that policy denies.
-            #[must_use]
-            pub const fn of(number: u32) -> Self {
-                match number {
-                    $( $number => Self::$name, )+
-                    _ => Self::DeniedByPolicy,
-                }
-            }
-
             /// The reason's name, as in metrics and messages.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -81,6 +72,22 @@ impl Reason {
     #[must_use]
     pub const fn drops(self) -> bool {
         self as u8 >= Self::FIRST_DROP
+    }
+
+    /// The reason with a number. Nothing is compared: the verifier would follow each reason on its own from there on.
+    ///
+    /// # Safety
+    ///
+    /// It must be a reason's.
+    #[must_use]
+    #[expect(
+        unsafe_code,
+        reason = "of functions that are checked apart, the verifier knows that they return a number, and no more"
+    )]
+    pub const unsafe fn of(number: u32) -> Self {
+        let [number, ..] = number.to_le_bytes();
+        // SAFETY: the caller's.
+        unsafe { core::mem::transmute::<u8, Self>(number) }
     }
 
     /// Where this reason's packets of one direction are counted.

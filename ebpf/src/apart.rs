@@ -141,10 +141,9 @@ macro_rules! family {
                 reason: u32,
             ) -> u32 {
                 // SAFETY: the caller's.
-                let scene = unsafe { same(scene, place) };
-                scene.map_or(PickedUp::Unknown, |scene| {
-                    pick_up::pick_up(&TcContext::new(skb), scene, Reason::of(reason))
-                }) as u32
+                let (scene, reason) = unsafe { (same(scene, place), Reason::of(reason)) };
+                let ctx = TcContext::new(skb);
+                scene.map_or(PickedUp::Unknown, |scene| pick_up::pick_up(&ctx, scene, reason)) as u32
             }
 
             /// [`recall::look_for_pods`]: 1 where it is one.
@@ -206,7 +205,9 @@ macro_rules! family {
                 let (Some(crossing), Some(target)) = (unsafe { (crossing.as_ref(), target.as_ref()) }) else {
                     return Reason::DeniedByPolicy as u32;
                 };
-                behind_nat::remember(crossing, target, Reason::of(reason), believed != 0) as u32
+                // SAFETY: the caller's.
+                let reason = unsafe { Reason::of(reason) };
+                behind_nat::remember(crossing, target, reason, believed != 0) as u32
             }
 
             /// [`behind_nat::is_allowed_already`]: 1 where there is one.

@@ -126,32 +126,25 @@ pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
     unsafe { A::call(Stage::JudgeAgain, ctx.skb.skb, scene) != 0 }
 }
 
-/// The same of a flow that was denied, or is of an older generation.
+/// The same of a flow that was denied, or is of an older generation. In place, for the stack of whatever is called from here.
 #[inline(always)]
 pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
-    let mut flow = scene.flow;
-    let allowed = judge_older_flow(ctx, scene, &mut flow);
-    scene.flow = flow;
-    allowed
-}
-
-#[inline(always)]
-fn judge_older_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mut Flow) -> bool {
-    scene.ask(flow.initiator);
-    if flow.flags & DENIED == 0 && !config::recheck() {
+    let initiator = scene.flow.initiator;
+    let was = scene.flow.flags;
+    scene.ask(initiator);
+    if was & DENIED == 0 && !config::recheck() {
         if verdict::is_behind_nat(scene) {
             // So far it went to the address itself.
-            flow.flags |= SERVICE;
-            flow.backend = scene.question.peer.widen();
-            flow.backend_port = scene.question.port;
+            scene.flow.flags |= SERVICE;
+            scene.flow.backend = scene.question.peer.widen();
+            scene.flow.backend_port = scene.question.port;
         }
-        flow.generation = scene.generation;
+        scene.flow.generation = scene.generation;
         return true;
     }
     // An answer to what the pod sends to an address that was no Service's so far.
-    let answers =
-        flow.initiator == EGRESS && scene.direction == INGRESS && flow.flags & (SERVICE | DENIED) == 0;
-    if flow.flags & SERVICE != 0 {
+    let answers = initiator == EGRESS && scene.direction == INGRESS && was & (SERVICE | DENIED) == 0;
+    if was & SERVICE != 0 {
         service::ask_about_backend(scene);
     } else if answers {
         // It is one's by now, perhaps. Until the pod's next packet goes elsewhere, this is from whom packets went to.
@@ -160,35 +153,35 @@ fn judge_older_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flow: &mu
     let reason = verdict::judge(ctx, scene);
     if !scene.question.resolved {
         // The address may have become the node's, or no longer be.
-        flow.flags = flow.flags & !NODE | scene.flow_flags() & NODE;
+        scene.flow.flags = scene.flow.flags & !NODE | scene.flow_flags() & NODE;
     }
     // It may be from before the pod was guarded, or before a tunnel ended where it comes from.
-    let is_others = scene.is_for_another() || flow.initiator == INGRESS && scene.flowless;
+    let is_others = scene.is_for_another() || initiator == INGRESS && scene.flowless;
     if answers && (scene.question.resolved || scene.service) && !is_others && !reason.drops() {
         // The flow is told by what the pod sends next, which is judged for that.
         return true;
     }
-    if flow.initiator == EGRESS && !answers {
+    if initiator == EGRESS && !answers {
         // There may be a Service by now. One that is gone changes nothing here: conntrack may go on translating.
-        flow.flags |= scene.flow_flags() & SERVICE;
+        scene.flow.flags |= scene.flow_flags() & SERVICE;
     }
-    if flow.flags & SERVICE != 0 && !is_others {
-        return service::is_allowed_still(ctx, scene, flow, reason);
+    if scene.flow.flags & SERVICE != 0 && !is_others {
+        return service::is_allowed_still(ctx, scene, reason);
     }
     // What the pod sends carries its own socket, and what the node sends of its own passes by itself: neither says that the node
     // started this flow.
     let is_unsure = reason == Reason::Node
-        && flow.initiator == INGRESS
-        && (flow.flags & DENIED != 0 || scene.direction == EGRESS);
+        && initiator == INGRESS
+        && (scene.flow.flags & DENIED != 0 || scene.direction == EGRESS);
     if !is_unsure || is_others {
         let allowed = !reason.drops() && !is_others;
-        flow.flags = flow.flags & !DENIED | if allowed { 0 } else { DENIED };
-        flow.generation = scene.generation;
+        scene.flow.flags = scene.flow.flags & !DENIED | if allowed { 0 } else { DENIED };
+        scene.flow.generation = scene.generation;
         if allowed {
             return true;
         }
     }
-    flow.expires = scene.now + DENIED_LIFETIME;
+    scene.flow.expires = scene.now + DENIED_LIFETIME;
     false
 }
 

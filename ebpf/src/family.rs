@@ -311,7 +311,7 @@ macro_rules! address_family {
             #[inline(always)]
             fn verdict(sender: &Sender, target: &Target<Self>) -> Reason {
                 // SAFETY: they are what they say.
-                Reason::of(unsafe { apart::$apart::verdict(sender, target) })
+                unsafe { Reason::of(apart::$apart::verdict(sender, target)) }
             }
 
             #[inline(always)]
@@ -323,7 +323,7 @@ macro_rules! address_family {
             ) -> Reason {
                 let (reason, believed) = (reason as u32, u32::from(believed));
                 // SAFETY: they are what they say.
-                Reason::of(unsafe { apart::$apart::remember(crossing, target, reason, believed) })
+                unsafe { Reason::of(apart::$apart::remember(crossing, target, reason, believed)) }
             }
 
             #[inline(always)]

@@ -41,14 +41,14 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
         Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
             reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload, place)
         }
-        // SAFETY: the context is the running program's.
-        _ => Reason::of(unsafe {
-            if DIRECTION == EGRESS {
+        // SAFETY: the context is the running program's; these return a reason's number.
+        _ => unsafe {
+            Reason::of(if DIRECTION == EGRESS {
                 apart::others_from_pod(ctx.skb.skb)
             } else {
                 apart::others_to_pod(ctx.skb.skb)
-            }
-        }),
+            })
+        },
     }
 }
 
@@ -95,8 +95,8 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
 /// Judges a packet by a stage of its own.
 #[inline(always)]
 fn call<A: Address>(stage: Stage, ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    // SAFETY: the context is the running program's, and nobody else has the scene.
-    Reason::of(unsafe { A::call(stage, ctx.skb.skb, scene) })
+    // SAFETY: the context is the running program's, and nobody else has the scene; stages that judge return a reason's number.
+    unsafe { Reason::of(A::call(stage, ctx.skb.skb, scene)) }
 }
 
 /// Everything but packets of flows that go on (2 to 10). Functions of their own from here on, so that they read the scene from

@@ -117,19 +117,14 @@ pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
 /// until it is allowed.) What the pod sends is left to the judgement behind the choice, where there is any: a flow that ended on the
 /// node and is denied today is not looked at there.
 #[inline(always)]
-pub fn is_allowed_still<A: Address>(
-    ctx: &TcContext,
-    scene: &Scene<A>,
-    flow: &mut Flow,
-    reason: Reason,
-) -> bool {
+pub fn is_allowed_still<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> bool {
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
     // What a pod sends carries its own socket.
     let is_nodes = scene.direction == INGRESS && sockets::sent(ctx);
     if !reason.drops() && (!is_unknown || is_nodes) {
-        flow.generation = scene.generation;
-        flow.flags &= !DENIED;
+        scene.flow.generation = scene.generation;
+        scene.flow.flags &= !DENIED;
         return true;
     }
     scene.direction == EGRESS && (is_unknown || scene.question.resolved)

@@ -48,8 +48,8 @@ pub struct Question<A> {
 /// Checked apart by the verifier, since it is asked at several places.
 #[inline(always)]
 pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    // SAFETY: the context is the running program's, and nobody else has the scene.
-    Reason::of(unsafe { A::call(Stage::Judge, ctx.skb.skb, scene) })
+    // SAFETY: the context is the running program's, and nobody else has the scene; a reason's number comes back, here and below.
+    unsafe { Reason::of(A::call(Stage::Judge, ctx.skb.skb, scene)) }
 }
 
 /// What [`judge`] does.
@@ -186,7 +186,8 @@ fn contained<A: Address>(scene: &Scene<A>) -> Option<Peer> {
 #[inline(always)]
 pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     let VerdictKey { subject, peer } = key;
-    Reason::of(apart::of_classes(subject, peer, u32::from(protocol), u32::from(port)))
+    // SAFETY: the same.
+    unsafe { Reason::of(apart::of_classes(subject, peer, u32::from(protocol), u32::from(port))) }
 }
 
 /// What [`of_classes`] does.

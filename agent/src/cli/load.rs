@@ -44,19 +44,16 @@ impl Load {
             return Ok(ExitCode::SUCCESS);
         }
         let mut table = super::plain_table(["PROGRAM", "ESTABLISHED", "DEBUG", "VERIFIED INSTRUCTIONS"]);
-        let mut without = None;
+        let netfilter = behind_nat::probe();
         let realtime = is_realtime();
         for settings in Settings::ALL {
             let mut ebpf = object::load(None, Settings { realtime, ..settings })?;
             let established = format!("{:?}", settings.established).to_lowercase();
             let debug = if settings.debug { "on" } else { "off" };
-            match behind_nat::verify(&ebpf) {
-                Ok(programs) => {
-                    for (name, verified) in programs {
-                        table.add_row([name, &established, debug, &verified.to_string()]);
-                    }
+            if netfilter.is_ok() {
+                for (name, verified) in behind_nat::verify(&ebpf)? {
+                    table.add_row([name, &established, debug, &verified.to_string()]);
                 }
-                Err(error) => without = Some(error),
             }
             for name in ALL_PROGRAMS {
                 let info = object::program(&mut ebpf, name)?.info()?;
@@ -67,10 +64,10 @@ impl Load {
             }
         }
         out!("{table}");
-        if let Some(error) = without {
+        if let Err(missing) = netfilter {
             out!(
-                "\nnothing can be judged behind the choice of a Service's backend (--services together), and what pods may not get \
-                 leaves entries in the node's conntrack table: {error}"
+                "\nthis kernel cannot judge behind the choice of a Service's backend (--services together), and what pods may not get \
+                 leaves entries in the node's conntrack table: {missing}"
             );
         }
         if realtime {

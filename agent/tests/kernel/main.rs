@@ -18,6 +18,7 @@ mod churn;
 mod connections;
 mod control_flow;
 mod expiry;
+mod features;
 mod floods;
 mod frames;
 mod fuzz;

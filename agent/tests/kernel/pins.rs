@@ -16,6 +16,7 @@ use postern::datapath::object::{self, GUARD, Settings};
 use postern::datapath::pins;
 use rtnetlink::Handle;
 
+use crate::features;
 use crate::pod_netns::{PodNetns, enter_netns, enter_node, run};
 use crate::removal::{Pins, on_node, programs};
 
@@ -93,6 +94,9 @@ fn is_enforced(pods: &[PodNetns]) {
 
 #[test]
 fn a_link_that_was_detached_by_hand_is_attached_anew() {
+    if !features::tcx() {
+        return;
+    }
     for hook in ["ingress", "egress"] {
         on_node(|pods| {
             let pins = Pins::new(&format!("by-hand-{hook}"));
@@ -111,6 +115,9 @@ fn a_link_that_was_detached_by_hand_is_attached_anew() {
 
 #[test]
 fn a_pin_of_another_interface_is_not_believed() {
+    if !features::tcx() {
+        return;
+    }
     on_node(|pods| {
         let pins = Pins::new("elsewhere");
         agent(&pins.0, Mode::Tcx, pods);
@@ -141,6 +148,9 @@ fn a_pin_of_another_interface_is_not_believed() {
 
 #[test]
 fn what_is_no_link_of_ours_gives_way() {
+    if !features::tcx() {
+        return;
+    }
     on_node(|pods| {
         let pins = Pins::new("foreign");
         agent(&pins.0, Mode::Tcx, pods);
@@ -201,6 +211,9 @@ fn what_stands_in_a_filters_place_is_named_with_the_way_out() {
 
 #[test]
 fn pins_of_another_namespace_are_not_believed_and_go_when_nothing_uses_them() {
+    if !features::tcx() {
+        return;
+    }
     let pins = Pins::new("namespaces");
     // As the data path does when it starts.
     let start = |root: &Path, pods: &[PodNetns]| {

@@ -13,6 +13,7 @@ use postern::datapath::readback::Place;
 use postern::datapath::wanted::Wanted;
 
 use crate::agents::{Agent, WEB, dropped, route, sh};
+use crate::features;
 use crate::pins::{by_hand, links, programs_of_tests};
 use crate::pod_netns::PodNetns;
 use crate::removal::{Pins, on_node, programs};
@@ -187,6 +188,9 @@ fn a_program_before_ours_is_named_and_may_be_what_somebody_wants() {
 #[test]
 fn what_was_taken_off_is_found_out_and_attached_again() {
     for mode in [Mode::Tcx, Mode::Clsact] {
+        if mode == Mode::Tcx && !features::tcx() {
+            continue;
+        }
         on_node(|pods| {
             let pins = Pins::new("again");
             let veth = &pods[0].veth;

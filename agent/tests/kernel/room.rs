@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use aya::EbpfLoader;
 use postern::datapath::Datapath;
-use postern::datapath::attach::Mode;
+use postern::datapath::attach::probe;
 use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{BENCH, Settings, map_folder};
@@ -32,7 +32,7 @@ fn a_flood_gives_way_to_a_new_pod() {
         let pins = Pins::new("room-flood");
         pin_rows(&pins, HALF_OPEN_ROWS * 2 + 10);
         let folder = map_folder(&postern::datapath::pins::here(&pins.0).unwrap());
-        let (mut datapath, _) = Datapath::start(&pins.0, Mode::Tcx, Settings::default()).unwrap();
+        let (mut datapath, _) = Datapath::start(&pins.0, probe(), Settings::default()).unwrap();
         let mut maps = Maps::open(&folder).unwrap();
         // Two other veths have all of it.
         for (ifindex, rows) in [(1_000_001, 20), (1_000_002, HALF_OPEN_ROWS * 2 - 10)] {
@@ -87,7 +87,7 @@ fn where_the_map_is_full_programs_are_attached_and_it_is_said() {
         let pins = Pins::new("room");
         // Rows for one veth, and a few more.
         pin_rows(&pins, HALF_OPEN_ROWS + 10);
-        let (mut datapath, _) = Datapath::start(&pins.0, Mode::Tcx, Settings::default()).unwrap();
+        let (mut datapath, _) = Datapath::start(&pins.0, probe(), Settings::default()).unwrap();
         let wanted: BTreeMap<u32, Wanted> = pods
             .iter()
             .map(|pod| (pod.veth.ifindex, Wanted::quarantine(pod.veth.interface.clone())))

@@ -8,6 +8,7 @@ use postern::datapath::behind_nat::{self, BehindNat};
 use postern::datapath::object::{Services, Settings};
 use postern::datapath::wanted::Wanted;
 
+use crate::features;
 use crate::pins::by_hand;
 use crate::pins::{links, programs_of_tests};
 use crate::pod_netns::PodNetns;
@@ -60,6 +61,9 @@ fn unpin(pin: &Path) {
 
 #[test]
 fn wherever_a_swap_is_broken_off_the_next_agent_ends_with_its_own_links() {
+    if !features::netfilter() {
+        return;
+    }
     // What a killed agent has done: pinned its own, of one family or both; detached the earlier's, of one or both, with or without
     // the pin. What it had not pinned went with it.
     let states: [(&str, [[bool; 2]; 3]); 7] = [
@@ -97,6 +101,9 @@ fn wherever_a_swap_is_broken_off_the_next_agent_ends_with_its_own_links() {
 
 #[test]
 fn a_swap_that_is_broken_off_again_and_again_fills_nothing_up() {
+    if !features::netfilter() {
+        return;
+    }
     on_node(|_| {
         let pins = Pins::new("swaps");
         is_exact(&pins.0, "the first");
@@ -112,6 +119,9 @@ fn a_swap_that_is_broken_off_again_and_again_fills_nothing_up() {
 
 #[test]
 fn a_dead_or_foreign_pin_of_netfilter_gives_way() {
+    if !features::netfilter() {
+        return;
+    }
     on_node(|pods| {
         let pins = Pins::new("dead");
         is_exact(&pins.0, "the first");
@@ -135,6 +145,9 @@ fn pins_of(pins: &Path, pods: &[PodNetns]) -> Vec<PathBuf> {
 
 #[test]
 fn priorities_that_others_have_are_left_to_them() {
+    if !features::netfilter() {
+        return;
+    }
     on_node(|_| {
         let pins = Pins::new("busy");
         let others = by_hand::occupy(90..92);
@@ -153,6 +166,9 @@ fn priorities_that_others_have_are_left_to_them() {
 
 #[test]
 fn an_agent_that_cannot_hook_in_says_so_and_one_for_together_takes_off_what_was() {
+    if !features::netfilter() {
+        return;
+    }
     on_node(|pods| {
         let pins = Pins::new("together");
         let start = |services| {

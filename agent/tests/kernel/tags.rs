@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket,
+    sockopt,
 };
 use postern::datapath::object::Settings;
 use postern_common::service::{NOTHING_NOTED, UNTAGGED, crossings_per_cpu};
@@ -164,6 +165,8 @@ fn nothing_is_lost_where_policy_begins_and_ends() {
         on_wire("begins", style, Settings::default(), |wire| {
             let client = wire.client(4000);
             let good = wire.listen(GOOD, 9000);
+            // Whoever reads may have to wait for a processor.
+            setsockopt(&good, sockopt::RcvBufForce, &(16 << 20)).unwrap();
             let stop = std::sync::atomic::AtomicBool::new(false);
             let (sent, got) = thread::scope(|scope| {
                 let sending = scope.spawn(|| {

@@ -13,7 +13,7 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::net::if_::if_nametoindex;
 use postern::datapath::Datapath;
-use postern::datapath::attach::Mode;
+use postern::datapath::attach::probe;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, Settings};
 use postern::datapath::pins;
@@ -23,6 +23,7 @@ use postern_common::conntrack::{Flow, Flow4, HALF_OPEN_WAYS};
 use postern_policy::model::{NamespacedName, ObjectRef};
 use postern_policy::{Engine, Scope};
 
+use crate::features;
 use crate::pod_netns::{PodNetns, enter_node};
 use crate::removal::Pins;
 use crate::rig::objects;
@@ -98,6 +99,9 @@ pub(crate) struct Wire {
 
 /// Runs a test on a node of its own.
 pub(crate) fn on_wire(name: &str, style: Style, settings: Settings, test: impl FnOnce(&mut Wire) + Send) {
+    if !features::netfilter() {
+        return;
+    }
     let node = || {
         enter_node();
         test(&mut Wire::new(name, style, settings));
@@ -166,7 +170,7 @@ impl Wire {
             (pod, socket)
         });
         let pins = Pins::new(name);
-        let (datapath, first) = Datapath::start(&pins.0, Mode::Tcx, settings).unwrap();
+        let (datapath, first) = Datapath::start(&pins.0, probe(), settings).unwrap();
         let engine = Engine::new(Scope::Node("node-a".into()), first);
         let mut wire = Self { datapath, engine, pods, bridge, pins, servers: servers.into(), asked: 0 };
         wire.engine.set_local_addresses(ALL.map(|pod| gateway(pod).into()));

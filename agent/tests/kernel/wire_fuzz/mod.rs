@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use self::run::{ENOUGH, Findings, Run, Seen};
 use self::world::{Options, Place};
+use crate::features;
 use crate::fuzz::{number, seed};
 
 /// Of so many frames, one arrives at least, from any place at any other.
@@ -43,6 +44,9 @@ const SOME_FRAMES: u64 = 20_000;
 
 #[test]
 fn wire_fuzz() {
+    if !features::netfilter() {
+        return;
+    }
     let seed = seed();
     let seconds = number("POSTERN_FUZZ_SECONDS").unwrap_or(30);
     println!("wire_fuzz: POSTERN_FUZZ_SEED={seed} POSTERN_FUZZ_SECONDS={seconds}");
