@@ -28,8 +28,6 @@ fn main() -> Result<()> {
         // Maps are declared in BTF, which comes from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // It moves the heads of loops behind calls, from where kernels before 6.7 see no way back (see tests/kernel/control_flow.rs).
-        "-Clink-arg=--llvm-args=-disable-block-placement".to_owned(),
     ];
     let flags = flags.into_iter().chain(remapped(&workspace)?).collect::<Vec<_>>();
 

@@ -363,9 +363,7 @@ fn seek_in_row<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u
 /// The flows must be a row's.
 #[inline(always)]
 pub unsafe fn seek_in<A: Address>(scene: &mut Scene<A>, flows: *const Flows, initiator: u32) -> bool {
-    // In memory, of which the verifier knows nothing: in a register, it would follow each value on its own.
-    // SAFETY: a field of the scene, here and below.
-    unsafe { (&raw mut scene.first).write_volatile(u64::MAX) };
+    let mut first = u64::MAX;
     let mut way = 0;
     while way < HALF_OPEN_WAYS {
         let at = place(initiator as u8, way);
@@ -378,14 +376,13 @@ pub unsafe fn seek_in<A: Address>(scene: &mut Scene<A>, flows: *const Flows, ini
             scene.way = at as u32;
             return true;
         }
-        // SAFETY: the same.
-        if expires < unsafe { read_volatile(&raw const scene.first) } {
-            // SAFETY: the same.
-            unsafe { (&raw mut scene.first).write_volatile(expires) };
+        if expires < first {
+            first = expires;
             scene.way = at as u32;
         }
         way += 1;
     }
+    scene.first = first;
     false
 }
 

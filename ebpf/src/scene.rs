@@ -11,6 +11,7 @@ use crate::config;
 use crate::family::Address;
 use crate::frame::{self, Unreadable};
 use crate::maps::STATE;
+use crate::opaque::opaque;
 use crate::parse::Packet;
 use crate::recall;
 use crate::verdict::{self, Inquiry, Question};
@@ -226,15 +227,18 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
 /// into the packet may not be passed between functions.
 #[inline(always)]
 fn parse<A: Address>(ctx: &TcContext, start: usize, packet: &mut Packet<A>) -> Result<(), Unreadable> {
-    let mut pulled = false;
+    let mut tries = 0;
     loop {
         packet.clear();
         match A::parse(ctx, start, packet) {
-            Err(Unreadable::NotLinear) if !pulled => {
-                frame::pull(ctx, A::HEADERS);
-                pulled = true;
-            }
+            Err(Unreadable::NotLinear) => {}
             parsed => return parsed,
+        }
+        frame::pull(ctx, A::HEADERS);
+        // At the end, and not to be seen through: or else the way back would be no jump, as in `parse::ipv6`.
+        tries = opaque(tries + 1);
+        if tries > 1 {
+            return Err(Unreadable::NotLinear);
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn may_be(protocol: u8, port: u16) -> bool {
     apart::may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
 }
 
-/// What [`may_be`] does.
+/// What [`may_be`] does, without a call.
 #[inline(always)]
 pub fn look_up(protocol: u8, port: u16) -> bool {
     if protocol == IPPROTO_UDP { ends_at(port) } else { TUNNEL_PROTOCOLS.contains(&protocol) }

@@ -60,7 +60,7 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
     (scene.is_peer_node, scene.flowless) = (false, false);
     // Unless it comes from where a tunnel may end.
-    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::may_be(protocol, scene.peer.1) {
+    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::look_up(protocol, scene.peer.1) {
         return Reason::NotIsolated;
     }
     let frontends = direction == EGRESS && !resolved && has_ports(protocol);

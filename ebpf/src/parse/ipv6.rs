@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use super::transport as transport_header;
 use super::{Datagram, Fragment, Packet};
 use crate::frame::{self, Unreadable};
+use crate::opaque::opaque;
 use crate::skb::Skb;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
@@ -72,7 +73,8 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
     packet.end = end;
     let mut extensions = 0;
     let mut fragmented = false;
-    while is_extension(protocol) {
+    let mut goes_on = is_extension(protocol);
+    while goes_on {
         if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET {
             return Err(Unreadable::Malformed);
         }
@@ -112,6 +114,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<[u32; 4]>) -> Re
         offset = behind;
         protocol = next;
         extensions += 1;
+        goes_on = is_another(next);
     }
     if offset > MAX_OFFSET {
         return Err(Unreadable::Malformed);
@@ -162,6 +165,13 @@ fn is_extension(header: u8) -> bool {
     matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
+/// The same at the end of a loop, which goes back by one jump for that: the compiler would have each header jump back by itself, and lay the
+/// loop out so that kernels before 6.7 see no jump (see `agent/tests/kernel/control_flow.rs`).
+#[inline(always)]
+fn is_another(header: u8) -> bool {
+    opaque(u64::from(is_extension(header))) != 0
+}
+
 /// Gives an ICMPv6 error the identity of the flow it is about: see [`crate::family::Address::quote`].
 #[inline(never)]
 pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
@@ -176,7 +186,8 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
     offset += size_of::<Header>();
     let mut extensions = 0;
     let mut fragmented = false;
-    while is_extension(protocol) {
+    let mut goes_on = is_extension(protocol);
+    while goes_on {
         if extensions == MAX_EXTENSIONS {
             return false;
         }
@@ -193,6 +204,7 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
         offset += length(protocol, extension);
         protocol = extension.next_header;
         extensions += 1;
+        goes_on = is_another(protocol);
     }
     if !transport_header::quote(ctx, offset, packet.end, protocol, &mut packet.transport) {
         return false;
@@ -209,7 +221,8 @@ pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
     let mut protocol: u8 = skb.read(6).ok_or(Unreadable::NotLinear)?;
     let mut offset = size_of::<Header>() as u32;
     let mut extensions = 0;
-    while is_extension(protocol) {
+    let mut goes_on = is_extension(protocol);
+    while goes_on {
         if extensions == MAX_EXTENSIONS || offset > MAX_OFFSET as u32 {
             return Err(Unreadable::Malformed);
         }
@@ -225,6 +238,7 @@ pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
         offset += length(protocol, extension) as u32;
         protocol = next;
         extensions += 1;
+        goes_on = is_another(next);
     }
     Ok((protocol, offset))
 }
