@@ -54,6 +54,7 @@ fn is_to_veth(ctx: &TcContext) -> bool {
 }
 
 /// Whether a frame is addressed to the bridge that the veth is a port of, where it is one of any.
+#[expect(clippy::cast_ptr_alignment, reason = "they begin at an even offset")]
 #[inline(always)]
 fn is_to_bridge(ctx: &TcContext, endpoint: &Endpoint) -> Option<bool> {
     let mac = (&raw const endpoint.master_mac).cast::<u16>();

@@ -75,10 +75,10 @@ macro_rules! stages {
         pub unsafe extern "C" fn $name(skb: *mut __sk_buff, scene: *mut Scene<$address>, place: u32) -> u32 {
             // SAFETY: the caller's.
             let Some($scene) = (unsafe { same(scene, place) }) else {
-                return $without as u32;
+                return $without;
             };
             let $ctx = TcContext::new(skb);
-            $function as u32
+            $function
         }
     )+ };
 }
@@ -106,25 +106,25 @@ macro_rules! family {
             stages! {
                 $suffix, $address:
                 /// [`verdict::decide`]: one of [`Reason`]'s numbers.
-                judge = Reason::DeniedByPolicy, |ctx, scene| verdict::decide(&ctx, scene);
+                judge = Reason::DeniedByPolicy as u32, |ctx, scene| verdict::decide(&ctx, scene) as u32;
                 /// [`filter::slow_path`] of what a pod sends: one of [`Reason`]'s numbers, as of all that follow.
-                slow_path_from_pod = Reason::Malformed, |ctx, scene| filter::slow_path::<EGRESS, _>(&ctx, scene);
+                slow_path_from_pod = Reason::Malformed as u32, |ctx, scene| filter::slow_path::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
-                slow_path_to_pod = Reason::Malformed, |ctx, scene| filter::slow_path::<INGRESS, _>(&ctx, scene);
+                slow_path_to_pod = Reason::Malformed as u32, |ctx, scene| filter::slow_path::<INGRESS, _>(&ctx, scene) as u32;
                 /// [`filter::reason_of_error`] of what a pod sends.
-                error_from_pod = Reason::Malformed, |ctx, scene| filter::reason_of_error::<EGRESS, _>(&ctx, scene);
+                error_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_error::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
-                error_to_pod = Reason::Malformed, |ctx, scene| filter::reason_of_error::<INGRESS, _>(&ctx, scene);
+                error_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_error::<INGRESS, _>(&ctx, scene) as u32;
                 /// [`filter::reason_of_syn`] of what a pod sends.
-                syn_from_pod = Reason::Malformed, |ctx, scene| filter::reason_of_syn::<EGRESS, _>(&ctx, scene);
+                syn_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_syn::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
-                syn_to_pod = Reason::Malformed, |ctx, scene| filter::reason_of_syn::<INGRESS, _>(&ctx, scene);
+                syn_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_syn::<INGRESS, _>(&ctx, scene) as u32;
                 /// [`filter::reason_of_flow`] of what a pod sends.
-                flow_from_pod = Reason::Malformed, |ctx, scene| filter::reason_of_flow::<EGRESS, _>(&ctx, scene);
+                flow_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
-                flow_to_pod = Reason::Malformed, |ctx, scene| filter::reason_of_flow::<INGRESS, _>(&ctx, scene);
+                flow_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<INGRESS, _>(&ctx, scene) as u32;
                 /// [`conntrack::judge_older`]: 1 where the flow is allowed.
-                judge_again = false, |ctx, scene| conntrack::judge_older(&ctx, scene);
+                judge_again = 0, |ctx, scene| u32::from(conntrack::judge_older(&ctx, scene));
             }
 
             /// [`pick_up::pick_up`], with one of [`Reason`]'s numbers: one of [`PickedUp`]'s.

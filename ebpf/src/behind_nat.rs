@@ -1,4 +1,4 @@
-//! Services, behind the choice of a backend: netfilter's POST_ROUTING hook, after destination NAT and before source NAT. Whatever
+//! Services, behind the choice of a backend: netfilter's `POST_ROUTING` hook, after destination NAT and before source NAT. Whatever
 //! chose, kube-proxy in any mode or a host port, what the packet says here is where it goes.
 //!
 //! What [`crate::service`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
@@ -120,7 +120,7 @@ fn identify<A: Address>(sender: &mut Sender, skb: Skb, source: A) {
 
 /// What the agent says of a veth. Whether there is anything. Checked apart by the verifier.
 #[inline(always)]
-fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+pub fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     // SAFETY: it is one.
     unsafe { apart::read_endpoint(ifindex, endpoint) != 0 }
 }
@@ -128,7 +128,7 @@ fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 /// What [`take_endpoint`] does: no endpoint has epoch zero.
 #[inline(always)]
 pub fn read_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
-    *endpoint = steady::read_or_default(|| ENDPOINTS.get_ptr(&ifindex));
+    *endpoint = steady::read_or_default(|| ENDPOINTS.get_ptr(ifindex));
     endpoint.epoch != 0
 }
 
@@ -413,7 +413,7 @@ fn open_hairpin<A: Address>(skb: Skb, sender: &Sender, crossing: &Crossing, targ
     let expires = now + HAIRPIN_LIFETIME;
     let noted = Hairpin { expires, digest, port, protocol: crossing.protocol as u16 };
     // Where there is no room, the packet is judged as its node's.
-    let _ = maps::HAIRPINS.insert(hairpin_slot(ifindex, &noted), &noted, u64::from(BPF_ANY));
+    let _ = maps::HAIRPINS.insert(hairpin_slot(ifindex, &noted), noted, u64::from(BPF_ANY));
 }
 
 #[inline(always)]

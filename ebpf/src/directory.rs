@@ -23,7 +23,7 @@ pub fn establish<A: Address>(scene: &mut Scene<A>) -> bool {
     // The lower bits are those of half-open rows.
     let number = (scene.hash >> 32) as u32 & (DIRECTORY_ROWS - 1);
     let key = RowKey { ifindex: scene.ifindex, number };
-    let Some(row) = A::directory_row(&key).or_else(|| make(scene, &key)).and_then(NonNull::new) else {
+    let Some(row) = A::directory_row(&key).or_else(|| make(scene, key)).and_then(NonNull::new) else {
         return false;
     };
     scene.flow.directory_row = number as u16;
@@ -53,9 +53,9 @@ pub fn establish<A: Address>(scene: &mut Scene<A>) -> bool {
 
 /// Makes a row.
 #[inline(never)]
-fn make<A: Address>(scene: &mut Scene<A>, key: &RowKey) -> Option<*mut DirectoryRow<A::FlowKey>> {
-    A::make_directory_row(key, scene.empty_row());
-    A::directory_row(key)
+fn make<A: Address>(scene: &mut Scene<A>, key: RowKey) -> Option<*mut DirectoryRow<A::FlowKey>> {
+    A::make_directory_row(&key, scene.empty_row());
+    A::directory_row(&key)
 }
 
 /// Finds the way for the scene's flow, and whose it is: its own, else one that is free, else that of the flow that expires first.

@@ -144,8 +144,12 @@ pub trait Address: Copy + Default + PartialEq {
     /// [`crate::behind_nat::is_allowed_already`], checked apart.
     fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool;
 
-    /// [`crate::half_open::seek_in`], checked apart. The flows must be a row's.
-    fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool;
+    /// [`crate::half_open::seek_in`], checked apart.
+    ///
+    /// # Safety
+    ///
+    /// The flows must be a row's.
+    unsafe fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool;
 
     /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
@@ -333,8 +337,8 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool {
-                // SAFETY: nobody else has the scene.
+            unsafe fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool {
+                // SAFETY: nobody else has the scene; and the caller's.
                 unsafe { apart::$apart::seek(scene, place_of(scene), flows, u32::from(initiator)) != 0 }
             }
 

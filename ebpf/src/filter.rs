@@ -259,9 +259,8 @@ fn known_half_open_either<const DIRECTION: u8, A: Address>(
     }
     let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), true));
     // Packets of the first direction that may be the first are judged as such, until the flow is established. A SYN-ACK never is.
-    if answers == Known::Allowed
-        || !transport.goes_on && !(transport.answers && scene.packet.protocol == IPPROTO_TCP)
-    {
+    let is_never_first = transport.goes_on || transport.answers && scene.packet.protocol == IPPROTO_TCP;
+    if answers == Known::Allowed || !is_never_first {
         return answers;
     }
     match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, true)) {

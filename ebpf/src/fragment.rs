@@ -69,7 +69,7 @@ pub fn note<const DIRECTION: u8, A: Address>(scene: &Scene<A>, allowed: bool) {
 #[inline(never)]
 pub fn relation<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> Relation {
     let slot = slot_of(DIRECTION, scene);
-    let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(&slot)) else {
+    let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;
     };
     let Datagram { expires, length, to_node, .. } = found;

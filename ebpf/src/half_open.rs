@@ -353,7 +353,7 @@ pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) 
 #[inline(always)]
 fn seek_in_row<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
     // SAFETY: until this program ends, the memory stays a row.
-    A::seek(scene, unsafe { &raw const (*row.as_ptr()).flows }, initiator)
+    unsafe { A::seek(scene, &raw const (*row.as_ptr()).flows, initiator) }
 }
 
 /// The same, among the row's flows: without its lock, which must not be handed over.

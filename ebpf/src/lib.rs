@@ -14,6 +14,16 @@
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and the packet are reached through pointers the verifier checks")]
+#![expect(
+    clippy::inline_always,
+    reason = "whether something is a function decides what the verifier follows, and how much stack there is"
+)]
+#![expect(clippy::must_use_candidate, reason = "nothing outside of this package calls these")]
+#![expect(clippy::missing_errors_doc, reason = "errors say what they are, in `frame::Unreadable`")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes and numbers of the packet path fit where they stand in keys"
+)]
 
 pub mod addressed;
 pub mod apart;

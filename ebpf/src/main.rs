@@ -4,6 +4,8 @@
 #![no_main]
 #![expect(missing_docs, reason = "the classifier macro adds a function without docs beside each entry point")]
 #![expect(unsafe_code, reason = "the kernel finds programs and the license by the names of their sections")]
+#![expect(clippy::needless_pass_by_value, reason = "the classifier macro calls so")]
+#![expect(clippy::cast_possible_truncation, reason = "half of the kernel's ticks is what is asked for")]
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -39,34 +41,50 @@ pub fn postern_ticks(_ctx: TcContext) -> i32 {
 ///
 /// In the section of TC programs, whose instructions do not tell what they are for: the loader that is used knows no
 /// netfilter programs, and the agent loads this one by itself.
+///
+/// # Safety
+///
+/// The context must be that of the running program.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
-pub extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {
-    // SAFETY: the kernel calls with the context of this program.
+pub unsafe extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the caller, which is the kernel.
     behind_nat::judge::<u32>(unsafe { Skb::of(context) })
 }
 
 /// The same for IPv6.
+///
+/// # Safety
+///
+/// As above.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
-pub extern "C" fn postern_behind_nat6(context: *const NetfilterContext) -> u32 {
-    // SAFETY: the kernel calls with the context of this program.
+pub unsafe extern "C" fn postern_behind_nat6(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the caller, which is the kernel.
     behind_nat::judge::<[u32; 4]>(unsafe { Skb::of(context) })
 }
 
 /// `NF_INET_POST_ROUTING` for IPv4, the last before conntrack confirms connections: whether the pod that a new one goes to may get it.
+///
+/// # Safety
+///
+/// As above.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
-pub extern "C" fn postern_unconfirmed4(context: *const NetfilterContext) -> u32 {
-    // SAFETY: the kernel calls with the context of this program.
+pub unsafe extern "C" fn postern_unconfirmed4(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the caller, which is the kernel.
     unsafe { unconfirmed::judge::<u32>(context) }
 }
 
 /// The same for IPv6.
+///
+/// # Safety
+///
+/// As above.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
-pub extern "C" fn postern_unconfirmed6(context: *const NetfilterContext) -> u32 {
-    // SAFETY: the kernel calls with the context of this program.
+pub unsafe extern "C" fn postern_unconfirmed6(context: *const NetfilterContext) -> u32 {
+    // SAFETY: the caller, which is the kernel.
     unsafe { unconfirmed::judge::<[u32; 4]>(context) }
 }
 

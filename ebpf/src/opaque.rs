@@ -6,7 +6,7 @@
 pub fn opaque(mut number: u64) -> u64 {
     // SAFETY: nothing is done; not even that would do, since the kernel wants each line of the source to have an instruction of its own.
     unsafe {
-        core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags))
+        core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
     };
     number
 }

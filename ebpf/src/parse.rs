@@ -90,6 +90,7 @@ pub enum Fragment {
 }
 
 /// What the transport header says.
+#[expect(clippy::struct_excessive_bools, reason = "a header has that many flags")]
 #[derive(Clone, Copy, Default)]
 pub struct Transport {
     /// Source port in host byte order; an ICMP echo's identifier; zero where there is none.

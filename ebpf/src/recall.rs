@@ -111,7 +111,7 @@ pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 #[inline(always)]
 pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
-    let found = recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(&ifindex)));
+    let found = recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(ifindex)));
     if let Some(found) = found {
         *endpoint = found;
     }

@@ -20,6 +20,7 @@ pub struct NetfilterContext {
 /// # Safety
 ///
 /// The context must be that of the running program.
+#[expect(clippy::cast_ptr_alignment, reason = "the kernel's own structs, by its own offsets")]
 #[inline(always)]
 pub unsafe fn out(context: *const NetfilterContext) -> u32 {
     let layout = config::skb();

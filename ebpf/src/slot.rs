@@ -4,7 +4,7 @@ use postern_common::conntrack::Slot;
 
 /// Any odd number with well-mixed bits will do (the golden ratio's fraction).
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Another one (of MurmurHash3's finalizer).
+/// Another one (of `MurmurHash3`'s finalizer).
 const ANOTHER: u64 = 0xff51_afd7_ed55_8ccd;
 
 /// Mixes a word into a hash that began with [`crate::config::seed`]: without it, nobody tells which words collide. Multiplied twice:

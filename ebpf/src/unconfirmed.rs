@@ -1,4 +1,4 @@
-//! What a pod of this node is about to get and may not: netfilter's POST_ROUTING hook, behind source NAT and just before conntrack
+//! What a pod of this node is about to get and may not: netfilter's `POST_ROUTING` hook, behind source NAT and just before conntrack
 //! confirms the packet's connection. What is dropped here leaves nothing behind; what is dropped on the veth leaves an entry that
 //! lives for minutes, so that whoever is denied could fill the node's table.
 //!
@@ -14,13 +14,13 @@ use postern_common::reason::Reason;
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMPV6, IPPROTO_TCP};
 
+use crate::behind_nat::take_endpoint;
 use crate::family::Address;
 use crate::frame::Unreadable;
-use crate::maps::ENDPOINTS;
 use crate::parse::{self, Transport};
 use crate::skb::{self, NetfilterContext, Skb};
 use crate::verdict::of_classes;
-use crate::{count, half_open, service, steady};
+use crate::{count, half_open, service};
 
 /// `NF_DROP` (`linux/netfilter.h`)
 const DROP: u32 = 0;
@@ -64,7 +64,8 @@ struct Start<A> {
 #[inline(always)]
 fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     let destination = skb.read::<A>(A::SOURCE + size_of::<A>() as u32)?;
-    let (ifindex, endpoint) = receiver(out, destination)?;
+    let mut endpoint = Endpoint::default();
+    let ifindex = receiver(out, destination, &mut endpoint)?;
     // (2), and what is open where it comes in.
     if endpoint.ingress_class == NOT_ISOLATED {
         return None;
@@ -114,13 +115,12 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
 /// The veth that the packet goes to, and what the agent says of it: the very device that the packet leaves by, or a port of the bridge
 /// that it leaves by.
 #[inline(always)]
-fn receiver<A: Address>(out: u32, destination: A) -> Option<(u32, Endpoint)> {
-    if let Some(endpoint) = steady::read(|| ENDPOINTS.get_ptr(&out)) {
-        return Some((out, endpoint));
+fn receiver<A: Address>(out: u32, destination: A, endpoint: &mut Endpoint) -> Option<u32> {
+    if take_endpoint(out, endpoint) {
+        return Some(out);
     }
     let ifindex = destination.owner()?;
-    let endpoint = steady::read(|| ENDPOINTS.get_ptr(&ifindex))?;
-    (out != 0 && endpoint.master == out).then_some((ifindex, endpoint))
+    (out != 0 && take_endpoint(ifindex, endpoint) && endpoint.master == out).then_some(ifindex)
 }
 
 /// Who sends.

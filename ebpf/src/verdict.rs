@@ -69,7 +69,7 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         first,
         second,
         u64::from(subject) << 32 | u64::from(endpoint.epoch),
-        (A::FAMILY as u64 | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
+        (u64::from(A::FAMILY) | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
     ];
     let Some(answer) = recall::answer(&scene.inquiry, || look_up(scene, subject, frontends)) else {
         // Every array has its elements.
@@ -194,7 +194,7 @@ pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
 #[inline(always)]
 pub fn decide_by_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
-    match unsafe { VERDICTS.get(&key) } {
+    match unsafe { VERDICTS.get(key) } {
         Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
         _ => Reason::DeniedByPolicy,
     }
@@ -234,10 +234,10 @@ fn is_paged(port_set: u32, protocol: u8, port: u16) -> bool {
     let [page, byte] = port.to_be_bytes();
     let key = PortPageKey { port_set, protocol, page, kind: SOME_PORTS };
     // SAFETY: a published port set never changes.
-    if let Some(ports) = unsafe { PORT_PAGES.get(&key) } {
+    if let Some(ports) = unsafe { PORT_PAGES.get(key) } {
         return ports.has(byte);
     }
     let key = PortPageKey { page: 0, kind: WHOLE_PAGES, ..key };
     // SAFETY: as above.
-    unsafe { PORT_PAGES.get(&key) }.is_some_and(|pages| pages.has(page))
+    unsafe { PORT_PAGES.get(key) }.is_some_and(|pages| pages.has(page))
 }

@@ -53,6 +53,7 @@ pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         parts.push(check(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")?);
         parts.push(lint()?);
+        parts.push(lint_programs()?);
     }
     let (suites, _) = build_tests(&mut parts)?;
     for suite in suites.iter().filter(|suite| suite.package != CLUSTER) {
@@ -95,6 +96,22 @@ fn lint() -> Result<Part> {
     let mut command = cargo();
     command.arg("clippy").args(PACKAGES).args(["--all-targets", "--", "-D", "warnings"]);
     check(&mut command, "cargo clippy")
+}
+
+/// The programs' own: they build for another target, with flags of `agent/build.rs` that matter to lints.
+fn lint_programs() -> Result<Part> {
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "--check-cfg=cfg(bpf_target_arch, values(any()))".to_owned(),
+    ];
+    let mut command = cargo();
+    command.args(["clippy", "--locked", "--package=postern-ebpf", "--lib", "--bins"]);
+    command.args(["-Z", "build-std=core", "--target=bpfel-unknown-none"]);
+    command.arg("--target-dir").arg(build::workspace().join("target/lint-programs"));
+    command.args(["--", "-D", "warnings"]);
+    // As in the build: `-Z build-std` on the pinned stable toolchain.
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    check(&mut command, "cargo clippy of the programs")
 }
 
 /// Says what took how long and what failed.

@@ -38,7 +38,7 @@ fn at_random(vary: &mut Vary) -> u32 {
     state ^= state >> 7;
     state ^= state << 17;
     vary.state = state;
-    ((state >> 32) * u64::from(vary.count) >> 32) as u32
+    (((state >> 32) * u64::from(vary.count)) >> 32) as u32
 }
 
 #[inline(always)]

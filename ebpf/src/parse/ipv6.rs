@@ -31,6 +31,7 @@ const MORE_FRAGMENTS: u16 = 1;
 pub(super) const LENGTH: usize = size_of::<Header>();
 
 /// The fixed header.
+#[expect(clippy::struct_field_names, reason = "the RFC's name")]
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Header {
