@@ -64,22 +64,44 @@ impl Load {
             }
         }
         out!("{table}");
-        if let Err(missing) = netfilter {
-            out!(
-                "\nthis kernel cannot judge behind the choice of a Service's backend (--services together), and what pods may not get \
-                 leaves entries in the node's conntrack table: {missing}"
-            );
-        }
-        if realtime {
-            out!("\nthis kernel is PREEMPT_RT: memory for the packet at hand is claimed");
-        }
         let mode = attach::probe();
-        out!("\nattach mode on this kernel: {mode:?}");
+        out!("\n{}", features(mode, netfilter, realtime));
         if let Some(interface) = self.iface {
             attach_to(&interface, mode)?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What Postern uses of a kernel that not every one has, and what is done without.
+fn features(mode: Mode, netfilter: Result<(), &'static str>, realtime: bool) -> comfy_table::Table {
+    let mut table = super::plain_table(["FEATURE", "HERE", "SO"]);
+    let tcx = match mode {
+        Mode::Tcx => ["yes", "programs are attached by links, in front of all filters"],
+        Mode::Clsact => [
+            "no",
+            "programs are filters of a clsact qdisc; an ingress qdisc on a pod's veth is replaced if it can be",
+        ],
+    };
+    table.add_row(["TCX (6.6)", tcx[0], tcx[1]]);
+    let netfilter = match netfilter {
+        Ok(()) => (
+            "yes".to_owned(),
+            "a Service is allowed by the backend that a packet reaches; what is denied leaves no conntrack entry",
+        ),
+        Err(missing) => (
+            format!("no: {missing}"),
+            "a Service is allowed if all of its backends are; what pods may not get leaves entries in the node's conntrack table",
+        ),
+    };
+    table.add_row(["netfilter programs (6.4)", &netfilter.0, netfilter.1]);
+    let realtime = if realtime {
+        ["yes", "a packet claims memory of its own, and is dropped (reentered) where there is none left"]
+    } else {
+        ["no", "packets of one processor come one after the other"]
+    };
+    table.add_row(["PREEMPT_RT", realtime[0], realtime[1]]);
+    table
 }
 
 fn attach_to(interface: &str, mode: Mode) -> Result<()> {
@@ -112,5 +134,20 @@ fn report(errors: Vec<ExecuteError>) -> Result<()> {
     match errors.into_iter().next() {
         Some(error) => Err(error.into()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mode, features};
+
+    #[test]
+    fn what_is_missing_is_said_with_what_is_done_without() {
+        let all = features(Mode::Tcx, Ok(()), false).to_string();
+        assert!(!all.contains("clsact") && !all.contains("all of its backends"), "{all}");
+        let none = features(Mode::Clsact, Err("it has no netfilter programs"), true).to_string();
+        for words in ["clsact", "no: it has no netfilter programs", "all of its backends", "reentered"] {
+            assert!(none.contains(words), "{none}");
+        }
     }
 }
