@@ -302,6 +302,10 @@ fn flow<A: Address>(key: &A::FlowKey) -> Flow {
 fn remember_established<A: Address>(crossing: &Crossing, target: &Target<A>, drops: bool) {
     let key = flow_key::<A>(crossing);
     let mut flow = flow::<A>(&key);
+    if flow.expires == 0 {
+        // It went meanwhile, or somebody writes it: where its packets go is found out by the next one.
+        return;
+    }
     (flow.backend, flow.backend_port) = (target.address.widen(), target.port);
     if drops {
         (flow.backend, flow.backend_port) = ([0; 2], 0);

@@ -148,7 +148,7 @@ fn check(command: &mut Command, name: &str) -> Result<Part> {
 /// Builds the kernel tests alone, and says where they are and where cargo runs them.
 pub(crate) fn kernel_tests() -> Result<(PathBuf, PathBuf)> {
     let messages =
-        build::messages(cargo().args(["test", "--no-run", "--package", "postern", "--test", "kernel"]))?;
+        build::messages(cargo().args(["test", "--no-run"]).args(PACKAGES).args(["--test", "kernel"]))?;
     let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == "kernel");
     let suite = suite.context("cargo built no kernel tests")?;
     Ok((suite.executable, suite.directory))
