@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_lab::lab::Lab;
 use postern_lab::netns::Netns;
@@ -16,6 +16,8 @@ use crate::support::{run, up};
 
 /// What is allowed is answered in this time, on a busy machine too.
 const LONG: Duration = Duration::from_secs(5);
+/// When TCP sends its second SYN (`TCP_TIMEOUT_INIT`), and some room below.
+const SECOND_SYN: Duration = Duration::from_millis(900);
 /// Above what an answer takes, below TCP's second SYN.
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -64,9 +66,14 @@ fn send_everything(lab: &Lab) -> Vec<Came> {
     let mut came = Vec::new();
     let mut note = |what: &str, to: IpAddr, allowed: bool, send: &dyn Fn() -> bool| {
         let (counted, entries) = (denied(lab), remembered(host));
+        let began = Instant::now();
         let through = send();
         let remembered = remembered(host) > entries;
-        let (what, denied) = (format!("{what}, {to}"), denied(lab) - counted);
+        let (what, mut denied) = (format!("{what}, {to}"), denied(lab) - counted);
+        // On a busy machine, TCP had time to send its SYN again.
+        if what.starts_with("another p") && began.elapsed() > SECOND_SYN {
+            denied = denied.min(1);
+        }
         came.push(Came { what, allowed, through, denied, remembered });
     };
     for family in [0, 1] {
