@@ -223,7 +223,7 @@ impl Controller {
         engine.limit(BUDGET);
         engine.number_transitional_from(datapath.first_transitional());
         engine.keep_departed();
-        if !datapath.judges_behind_nat() {
+        if !datapath.judges_backends() {
             engine.judge_in_front_of_services();
         }
         Ok(Self {
@@ -363,6 +363,7 @@ impl Controller {
             self.datapath.hold_back(&mut wanted);
         }
         self.datapath.set_tunnel_ports(&self.view.tunnel_ports);
+        self.datapath.set_devices(&self.view.devices);
         failures.extend(
             self.datapath
                 .reconcile(&wanted, self.picture != Picture::Complete || !is_enforced)
@@ -503,7 +504,7 @@ impl Controller {
             attach: format!("{:?}", self.datapath.endpoints().mode()).to_lowercase(),
             digest: self.digest.clone(),
             watches: feed.watches(),
-            services: if self.datapath.judges_behind_nat() { "behind-nat" } else { "together" }.to_owned(),
+            services: self.datapath.services().to_owned(),
             synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
             ready: settled && self.no_room.is_empty() && self.picture == Picture::Complete && !self.unread,

@@ -10,7 +10,9 @@
 //! | [`encode`] | policy types to map types and back |
 //! | [`tables`] | writes plans into the maps, reads tables back |
 //! | [`attach`] | programs onto veths: TCX, or clsact |
+//! | [`services`] | who judges packets to Services behind the choice of a backend |
 //! | [`behind_nat`] | programs in netfilter's hooks: behind the choice of a Service's backend, and before conntrack confirms |
+//! | [`post_nat`] | the same on the devices that packets leave by, without netfilter |
 //! | [`wanted`] | what a veth is to carry |
 //! | [`endpoints`] | which veth is which pod, and what it carries |
 //! | [`addresses`] | the pods' own addresses in the maps |
@@ -53,11 +55,13 @@ mod link;
 pub mod maps;
 pub mod object;
 pub mod pins;
+pub mod post_nat;
 mod program_log;
 mod qdiscs;
 pub mod readback;
 pub mod realtime;
 pub mod removal;
+pub mod services;
 pub mod tables;
 mod tc;
 pub mod tunnels;
@@ -79,9 +83,10 @@ use self::counters::Counted;
 use self::endpoints::{EndpointError, Endpoints};
 use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
-use self::object::{LoadError, Services, Settings};
+use self::object::{LoadError, Settings};
 use self::program_log::ProgramLogError;
 use self::readback::Foreign;
+use self::services::{Judge, JudgeError};
 use self::tables::{WriteError, Writer};
 use self::tunnels::TunnelPorts;
 use self::wanted::Wanted;
@@ -131,7 +136,7 @@ pub enum ExecuteError {
         "judging what goes to Services: {0}; until that works, isolated pods reach none, unless an earlier agent's programs go on; \
          --services together goes without these programs"
     )]
-    BehindNat(#[from] BehindNatError),
+    Services(#[from] JudgeError),
     /// The programs in front of conntrack's confirmation.
     #[error(
         "dropping what is denied before conntrack remembers it: {0}; until that works, it fills the node's table"
@@ -153,8 +158,8 @@ pub struct Datapath {
     endpoints: Endpoints,
     expiry: Expiry,
     tunnel_ports: TunnelPorts,
-    /// `None` where this kernel, or its user, has none of it.
-    behind_nat: Option<BehindNat>,
+    /// Who judges packets to Services.
+    judge: Judge,
     /// `None` where this kernel has none of it.
     unconfirmed: Option<BehindNat>,
     /// Where links are pinned.
@@ -194,11 +199,13 @@ impl Datapath {
         let here = pins::take(pins).map_err(failed)?;
         let mut ebpf = object::load(Some(&here), settings)?;
         let links = here.join("links");
-        let behind_nat = behind_nat(&ebpf, &links, settings.services).map_err(failed)?;
-        let unconfirmed = unconfirmed(&ebpf, &links).map_err(failed)?;
+        let judge = Judge::new(&ebpf, mode, &links, settings.services).map_err(failed)?;
+        // What a pod sends to itself is known only on the device that it leaves by, if it is judged there.
+        let unconfirmed =
+            if judge.is_at_egress() { None } else { unconfirmed(&ebpf, &links).map_err(failed)? };
         let mut maps = Maps::take(&mut ebpf)?;
         let (mut writer, first_class) = Writer::begin(&mut maps)?;
-        if !BehindNat::is_judged(&links) {
+        if !judge.is_judged(&links) {
             // Somebody took off what an earlier agent relied on.
             writer.set_behind_nat(&mut maps, false)?;
         }
@@ -212,7 +219,7 @@ impl Datapath {
             endpoints,
             expiry,
             tunnel_ports,
-            behind_nat,
+            judge,
             unconfirmed,
             links,
             rest: Vec::new(),
@@ -227,8 +234,14 @@ impl Datapath {
     /// Whether packets to Services are judged by the backend that each goes to. Else the engine must be told
     /// ([`postern_policy::Engine::judge_in_front_of_services`]).
     #[must_use]
-    pub fn judges_behind_nat(&self) -> bool {
-        self.behind_nat.is_some()
+    pub fn judges_backends(&self) -> bool {
+        self.judge.judges_backends()
+    }
+
+    /// Who judges packets to Services, in a word.
+    #[must_use]
+    pub fn services(&self) -> &'static str {
+        self.judge.name()
     }
 
     /// Passes what the programs say on to the agent's log; they say something only with [`Settings::debug`].
@@ -372,6 +385,12 @@ impl Datapath {
         self.tunnel_ports.set(ports);
     }
 
+    /// By which devices packets may leave the node: names by index. The next [`reconcile`](Self::reconcile) has what goes to Services judged
+    /// there, if it is not judged elsewhere.
+    pub fn set_devices(&mut self, devices: &BTreeMap<u32, String>) {
+        self.judge.set_devices(devices);
+    }
+
     /// Makes the veths carry what they are to. Returns what failed. With `hold`, veths that an earlier agent left with
     /// programs keep them as they are: for when it is not known yet what they should carry.
     pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Wanted>, hold: bool) -> Vec<ExecuteError> {
@@ -385,23 +404,20 @@ impl Datapath {
             Err(error) => errors.push(ExecuteError::TunnelPorts(error)),
         }
         if is_needed {
-            errors.extend(self.attach_behind_nat().err());
-        } else if let Some(behind_nat) = &mut self.behind_nat {
+            errors.extend(self.attach_judge().err());
+        } else {
             // A kernel that refuses them is told of before a pod needs them.
-            errors.extend(behind_nat.load().map_err(Into::into).err());
+            errors.extend(self.judge.load(&mut self.ebpf).map_err(Into::into).err());
         }
         let (changed, failed) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
         errors.extend(failed.into_iter().map(ExecuteError::from));
         errors.extend(self.hook_unconfirmed(wanted, hold).err());
         if !is_needed && self.endpoints.enforcing().is_empty() {
-            errors.extend(self.detach_behind_nat().err());
+            errors.extend(self.detach_judge().err());
         }
-        if !hold
-            && errors.is_empty()
-            && let Some(behind_nat) = &mut self.behind_nat
-        {
+        if !hold && errors.is_empty() {
             // No veth has an earlier agent's programs any more.
-            errors.extend(behind_nat.detach_earlier().map_err(Into::into).err());
+            errors.extend(self.judge.detach_earlier(&self.links).map_err(Into::into).err());
         }
         if !hold
             && errors.is_empty()
@@ -425,7 +441,8 @@ impl Datapath {
     /// by the next [`reconcile`](Self::reconcile). What others have is listed by [`foreign`](Self::foreign) then.
     pub fn read_back(&mut self) -> Vec<String> {
         self.unread = false;
-        let (foreign, problems) = self.endpoints.read_back();
+        let (foreign, mut problems) = self.endpoints.read_back();
+        problems.extend(self.judge.read_back());
         for warning in foreign.iter().filter(|it| !self.foreign.contains(it)).filter_map(Foreign::warning) {
             warn!("{warning}");
         }
@@ -456,10 +473,12 @@ impl Datapath {
         &self.foreign
     }
 
-    fn attach_behind_nat(&mut self) -> Result<(), ExecuteError> {
-        let Some(behind_nat) = &mut self.behind_nat else { return self.detach_behind_nat() };
-        if let Err(error) = behind_nat.attach() {
-            if !BehindNat::is_judged(&self.links) {
+    fn attach_judge(&mut self) -> Result<(), ExecuteError> {
+        if !self.judge.judges_backends() {
+            return self.detach_judge();
+        }
+        if let Err(error) = self.judge.attach(&mut self.ebpf) {
+            if !self.judge.is_judged(&self.links) {
                 self.writer.set_behind_nat(&mut self.maps, false)?;
             }
             return Err(error.into());
@@ -467,13 +486,9 @@ impl Datapath {
         Ok(self.writer.set_behind_nat(&mut self.maps, true)?)
     }
 
-    fn detach_behind_nat(&mut self) -> Result<(), ExecuteError> {
+    fn detach_judge(&mut self) -> Result<(), ExecuteError> {
         self.writer.set_behind_nat(&mut self.maps, false)?;
-        match &mut self.behind_nat {
-            Some(behind_nat) => behind_nat.detach()?,
-            None => BehindNat::forget(&self.links, &behind_nat::BEHIND_NAT)?,
-        }
-        Ok(())
+        Ok(self.judge.detach(&self.links)?)
     }
 
     /// Has what is denied dropped before conntrack remembers it, while a veth of this node lets not everything in. With `hold`, veths
@@ -521,25 +536,6 @@ impl Datapath {
     }
 }
 
-/// The programs behind NAT, where there can be any. What earlier agents hooked in goes on until the first
-/// [`reconcile`](Datapath::reconcile).
-fn behind_nat(ebpf: &Ebpf, links: &Path, services: Services) -> std::io::Result<Option<BehindNat>> {
-    if services == Services::Together {
-        return Ok(None);
-    }
-    if let Err(missing) = behind_nat::probe() {
-        warn!(
-            "Services are judged by all their backends together, which is exact only where policy allows all or none; this kernel \
-             cannot do better: {missing}"
-        );
-        return Ok(None);
-    }
-    let mut behind_nat = BehindNat::new(ebpf, links)?;
-    // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
-    let _ = behind_nat.load();
-    Ok(Some(behind_nat))
-}
-
 /// The programs in front of conntrack's confirmation, where there can be any.
 fn unconfirmed(ebpf: &Ebpf, links: &Path) -> std::io::Result<Option<BehindNat>> {
     if let Err(missing) = behind_nat::probe() {
@@ -550,7 +546,7 @@ fn unconfirmed(ebpf: &Ebpf, links: &Path) -> std::io::Result<Option<BehindNat>> 
         return Ok(None);
     }
     let mut unconfirmed = BehindNat::at(&UNCONFIRMED, ebpf, links)?;
-    // As above.
+    // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
     let _ = unconfirmed.load();
     Ok(Some(unconfirmed))
 }

@@ -10,7 +10,7 @@ mod monitor;
 mod scan;
 mod tunnels;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use self::dump::DumpError;
@@ -47,8 +47,19 @@ pub struct View {
     pub local: Vec<IpAddr>,
     /// UDP ports on which tunnel devices of this namespace receive.
     pub tunnel_ports: BTreeSet<u16>,
+    /// The devices that packets may leave by, names by index: all but the loopback device, and those that only have packets wait (`ifb`),
+    /// on their way in.
+    pub devices: BTreeMap<u32, String>,
     /// What the kernel did not tell, for people to read.
     pub unknown: Vec<String>,
+}
+
+/// An interface's name; none where there is no such interface in this network namespace.
+#[must_use]
+pub fn name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()?;
+    // That is what nix makes of an index that nobody has (`if_indextoname(3)` returns a null pointer).
+    (!name.is_empty()).then_some(name)
 }
 
 /// Why the kernel's links could not be read.
@@ -65,4 +76,13 @@ pub enum LinkError {
         /// What the kernel said.
         source: DumpError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_index_that_nobody_has_has_no_name() {
+        assert_eq!(super::name(1).as_deref(), Some("lo"));
+        assert_eq!(super::name(i32::MAX.cast_unsigned()), None);
+    }
 }

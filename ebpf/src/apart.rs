@@ -17,6 +17,7 @@ use postern_common::verdict::VerdictKey;
 
 use crate::family::Address;
 use crate::half_open::Destination;
+use crate::post_nat::Leaving;
 use crate::scene::Scene;
 use crate::{behind_nat, filter, half_open, parse, recall, tunnel, verdict};
 
@@ -343,6 +344,30 @@ pub extern "C" fn master(ifindex: u32) -> u32 {
     let mut endpoint = Endpoint::default();
     behind_nat::read_endpoint(ifindex, &mut endpoint);
     endpoint.master
+}
+
+/// [`behind_nat::judge`] of an IPv4 packet about to leave by a device.
+///
+/// # Safety
+///
+/// The context must be that of the running program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the caller's.
+    behind_nat::judge::<u32>(unsafe { Leaving::of(skb) })
+}
+
+/// The same of an IPv6 packet.
+///
+/// # Safety
+///
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn post_nat6(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the caller's.
+    behind_nat::judge::<[u32; 4]>(unsafe { Leaving::of(skb) })
 }
 
 /// [`half_open::holds_among`]: 1 where there is one.

@@ -1,4 +1,5 @@
-//! Services, behind the choice of a backend: netfilter's `POST_ROUTING` hook, after destination NAT and before source NAT. Whatever
+//! Services, behind the choice of a backend: netfilter's `POST_ROUTING` hook, after destination NAT and before source NAT, or where
+//! there are no netfilter programs the egress of the device that the packet leaves by ([`crate::post_nat`]). Whatever
 //! chose, kube-proxy in any mode or a host port, what the packet says here is where it goes.
 //!
 //! What [`crate::service`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
@@ -25,29 +26,21 @@ use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 use crate::family::Address;
 use crate::half_open::{self, Destination};
 use crate::maps::{self, ENDPOINTS, STATE};
+use crate::parse::NO_HEADER;
 use crate::service::{digest, hairpin_slot, has_ports};
-use crate::skb::Skb;
+use crate::skb::Routed;
 use crate::verdict::of_classes;
 use crate::{apart, config, conntrack, count, steady, tunnel};
 
 /// `NF_DROP` (`linux/netfilter.h`)
-const DROP: u32 = 0;
+pub const DROP: u32 = 0;
 /// `NF_ACCEPT`
-const ACCEPT: u32 = 1;
+pub const ACCEPT: u32 = 1;
 
-/// `IP_CT_NEW` (`linux/netfilter/nf_conntrack_common.h`): the first packets of a connection, until one is answered. With the first of
-/// them conntrack settles where all go.
-const NEW: u32 = 2;
-
-/// Judges one packet: whether to drop it or to let it go on.
+/// Judges one packet: whether to drop it or to let it go on, in netfilter's numbers.
 #[inline(always)]
-pub fn judge<A: Address>(skb: Skb) -> u32 {
-    let iif = skb.iif();
-    // What the node sends itself came in by no interface; nor did what it put into a tunnel.
-    if iif == 0 {
-        return ACCEPT;
-    }
-    let Some(reason) = reason::<A>(skb, iif) else {
+pub fn judge<A: Address>(skb: impl Routed) -> u32 {
+    let Some(reason) = reason::<A, _>(skb) else {
         return ACCEPT;
     };
     count::packet(reason, BEHIND_NAT);
@@ -78,8 +71,13 @@ pub struct Target<A> {
 
 /// Why a packet passes or is dropped; none where it is not of our concern.
 #[inline(always)]
-fn reason<A: Address>(skb: Skb, iif: u32) -> Option<Reason> {
-    let tag = skb.tc_index();
+fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
+    let (iif, tag) = (skb.iif(), skb.tc_index());
+    // What the node sends itself came in by no interface; nor did what it put into a tunnel. So it seems of IPv6's fragments, too, which
+    // netfilter's hooks see in one piece.
+    if iif == 0 && (!S::IS_TRANSLATED || tag == UNTAGGED || tag == NOTHING_NOTED) {
+        return None;
+    }
     // What has no address that can be read fits no slot.
     let source = skb.read::<A>(A::SOURCE).unwrap_or_default();
     let mut sender = Sender { ifindex: iif, is_sure: 1, endpoint: Endpoint::default() };
@@ -87,33 +85,51 @@ fn reason<A: Address>(skb: Skb, iif: u32) -> Option<Reason> {
     if tag == UNTAGGED && sender.is_sure == 0 {
         return None;
     }
-    if tag == NOTHING_NOTED && (sender.endpoint.egress_class == NOT_ISOLATED || skb.connection() != NEW) {
+    if tag == NOTHING_NOTED && (sender.endpoint.egress_class == NOT_ISOLATED || !skb.is_new()) {
         return None;
     }
     let mut target = Target { address: A::default(), port: 0, source_port: 0, protocol: 0, at: 0 };
-    if tag != UNTAGGED && read(skb, &mut target) {
+    let readable = if tag == UNTAGGED { UNREADABLE } else { read(skb, &mut target) };
+    if readable != UNREADABLE {
         if tag == NOTHING_NOTED {
             return of_new(&sender, source, &target);
         }
         let mut crossing = Crossing::default();
         let likeness = likeness(skb, source, &target, &mut crossing);
-        if likeness != UNLIKE && may_be_from(iif, &mut sender, &crossing) {
+        if likeness != UNLIKE
+            && may_be_from(iif, &mut sender, &crossing)
+            && shows(skb, &sender, source, &crossing)
+        {
+            if readable == LATER_FRAGMENT {
+                // Without the first one, which is judged, nobody can put it together.
+                return None;
+            }
             return Some(of_noted(skb, &sender, &crossing, likeness == SAME, &target));
         }
     }
-    untraceable(&sender, source)
+    untraceable(skb, &sender, source, &target)
+}
+
+/// Whether a packet shows the address of its pod: or that of its node, where source NAT may be behind it.
+#[inline(always)]
+fn shows<A: Address, S: Routed>(skb: S, sender: &Sender, source: A, crossing: &Crossing) -> bool {
+    if !S::IS_TRANSLATED || crossing.pod == source.widen() {
+        return true;
+    }
+    // What the node put into a tunnel shows that, too, and came in by no interface.
+    skb.iif() != 0 && source.is_nodes(sender.endpoint.epoch)
 }
 
 /// The veth that a packet came in by; or else that of the pod that has its source address.
 #[inline(never)]
-fn identify<A: Address>(sender: &mut Sender, skb: Skb, source: A) {
+fn identify<A: Address>(sender: &mut Sender, skb: impl Routed, source: A) {
     let iif = sender.ifindex;
     if !take_endpoint(iif, &mut sender.endpoint) {
         sender.ifindex = source.owner().unwrap_or_default();
         if !take_endpoint(sender.ifindex, &mut sender.endpoint) {
             sender.ifindex = 0;
         }
-        sender.is_sure = u32::from(sender.endpoint.master == iif);
+        sender.is_sure = u32::from(iif != 0 && sender.endpoint.master == iif);
     }
     (sender.ifindex, sender.is_sure) = (skb.forget(sender.ifindex), skb.forget(sender.is_sure));
 }
@@ -132,34 +148,56 @@ pub fn read_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     endpoint.epoch != 0
 }
 
-/// Reads where a packet goes. Says whether it could. A function of its own, for its stack.
+/// How much of a packet can be read: not where it goes.
+const UNREADABLE: u32 = 0;
+/// Address, protocol and ports, where it has them.
+const READABLE: u32 = 1;
+/// Address and protocol: it is a later fragment.
+const LATER_FRAGMENT: u32 = 2;
+
+/// Reads where a packet goes. Says how far it could. A function of its own, for its stack.
 #[inline(never)]
-fn read<A: Address>(skb: Skb, target: &mut Target<A>) -> bool {
-    let Ok((protocol, at)) = A::transport(skb) else { return false };
+fn read<A: Address>(skb: impl Routed, target: &mut Target<A>) -> u32 {
+    let Ok((protocol, at)) = A::transport(skb) else { return UNREADABLE };
+    let readable = if at == NO_HEADER { LATER_FRAGMENT } else { READABLE };
     let (protocol, at) = (skb.forget(protocol.into()) as u8, skb.forget(at));
-    let Some(address) = skb.read::<A>(A::SOURCE + size_of::<A>() as u32) else { return false };
+    let Some(address) = skb.read::<A>(A::SOURCE + size_of::<A>() as u32) else { return UNREADABLE };
     // An echo's identifier stands for both ports. What other messages have there is no flow's that is known.
     let is_echo = matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6);
-    if is_echo || has_ports(protocol) {
+    if readable == READABLE && (is_echo || has_ports(protocol)) {
         let Some([first, second]) = skb.read::<[u16; 2]>(if is_echo { at + 4 } else { at }) else {
-            return false;
+            return UNREADABLE;
         };
         target.source_port = u16::from_be(first);
         target.port = u16::from_be(if is_echo { first } else { second });
     }
     (target.address, target.protocol, target.at) = (address, skb.forget(protocol.into()), at);
-    true
+    readable
 }
 
 /// Of an isolated pod's packet that is not what the programs let pass: it is dropped, once all that it sends is tagged.
 ///
-/// What the node made of it it sends in its own name (ESP, say): that was here before, as it was.
+/// What the node made of it it sends in its own name (ESP, say): that was here before, as it was. Where source NAT may be behind it, that is
+/// what no NAT writes ports into, and ESP in UDP (RFC 3948).
 #[inline(never)]
-fn untraceable<A: Address>(sender: &Sender, source: A) -> Option<Reason> {
+fn untraceable<A: Address, S: Routed>(
+    _: S,
+    sender: &Sender,
+    source: A,
+    target: &Target<A>,
+) -> Option<Reason> {
     let Sender { endpoint, .. } = sender;
     let is_ours = endpoint.flags & TAGGED != 0 && endpoint.egress_class != NOT_ISOLATED;
-    (is_ours && peer(source, endpoint).flags & LOCAL_NODE == 0).then_some(Reason::Untraceable)
+    let may_be_pods = || {
+        let has_ports = has_ports(target.protocol as u8) && target.port != ESP_IN_UDP;
+        S::IS_TRANSLATED && sender.is_sure != 0 && has_ports
+    };
+    let is_nodes = || peer(source, endpoint).flags & LOCAL_NODE != 0;
+    (is_ours && (may_be_pods() || !is_nodes())).then_some(Reason::Untraceable)
 }
+
+/// Port of ESP in UDP (RFC 3948 2.1).
+const ESP_IN_UDP: u16 = 4500;
 
 /// How like a packet is what was noted under its tag: it is of another one.
 const UNLIKE: u32 = 0;
@@ -171,16 +209,20 @@ const SAME: u32 = 2;
 /// Reads what was noted under a packet's tag, and says how like that is. A function of its own, for its stack; which returns a number, since
 /// the kernel does not take how the compiler describes an `Option` of a struct.
 #[inline(never)]
-fn likeness<A: Address>(skb: Skb, source: A, target: &Target<A>, crossing: &mut Crossing) -> u32 {
+fn likeness<A: Address, S: Routed>(skb: S, source: A, target: &Target<A>, crossing: &mut Crossing) -> u32 {
     let Some(slot) = slot(skb) else { return UNLIKE };
     // SAFETY: it is an element of the map; what another CPU writes at this moment is not of this packet, and is found out below.
     *crossing = unsafe { read_volatile(slot) };
-    let content = skb.read::<u64>(target.at + content_at(target.protocol as u8));
+    let is_whole = target.at != NO_HEADER;
+    let content =
+        if is_whole { skb.read::<u64>(target.at + content_at(target.protocol as u8)) } else { None };
     let is_same = crossing.content == 0 || content == Some(crossing.content);
-    let is_alike = crossing.protocol == A::FAMILY | target.protocol
-        && crossing.pod == source.widen()
-        && crossing.pod_port == target.source_port
-        && (is_same || content.is_none());
+    let is_pods = crossing.pod == source.widen();
+    // Source NAT writes both.
+    let may_be_pods =
+        is_pods && (crossing.pod_port == target.source_port || !is_whole) || S::IS_TRANSLATED && !is_pods;
+    let is_alike =
+        crossing.protocol == A::FAMILY | target.protocol && may_be_pods && (is_same || content.is_none());
     match (is_alike, is_same) {
         (false, _) => UNLIKE,
         (true, false) => ALIKE,
@@ -190,7 +232,7 @@ fn likeness<A: Address>(skb: Skb, source: A, target: &Target<A>, crossing: &mut 
 
 /// Where it stands.
 #[inline(always)]
-fn slot(skb: Skb) -> Option<*mut Crossing> {
+fn slot(skb: impl Routed) -> Option<*mut Crossing> {
     maps::CROSSINGS.get_ptr_mut(u32::from(skb.tc_index()))
 }
 
@@ -220,7 +262,7 @@ fn may_be_from(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
 /// Of a packet that was noted.
 #[inline(always)]
 fn of_noted<A: Address>(
-    skb: Skb,
+    skb: impl Routed,
     sender: &Sender,
     crossing: &Crossing,
     is_same: bool,
@@ -405,7 +447,7 @@ pub fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
 
 /// Lets what a pod sends to itself come back to it.
 #[inline(never)]
-fn open_hairpin<A: Address>(skb: Skb, sender: &Sender, crossing: &Crossing, target: &Target<A>) {
+fn open_hairpin<A: Address>(skb: impl Routed, sender: &Sender, crossing: &Crossing, target: &Target<A>) {
     if sender.endpoint.ingress_class == NOT_ISOLATED {
         return;
     }

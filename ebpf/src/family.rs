@@ -21,7 +21,7 @@ use crate::maps::{
 };
 use crate::parse::{self, Packet};
 use crate::scene::Scene;
-use crate::skb::Skb;
+use crate::skb::Routed;
 use crate::sockets::{self, Socket};
 use crate::{apart, config, slot, steady};
 
@@ -103,8 +103,9 @@ pub trait Address: Copy + Default + PartialEq {
     /// A socket of a network namespace with this remote and local end.
     fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket;
 
-    /// Protocol of a packet in netfilter's hooks, and byte offset of its transport header behind the IP header's beginning.
-    fn transport(skb: Skb) -> Result<(u8, u32), Unreadable>;
+    /// Protocol of a packet that has been routed, and byte offset of its transport header behind the IP header's beginning:
+    /// [`parse::NO_HEADER`] where that is in an earlier fragment.
+    fn transport(skb: impl Routed) -> Result<(u8, u32), Unreadable>;
 
     /// The address where both families share a map.
     fn widen(self) -> [u64; 2];
@@ -412,7 +413,7 @@ address_family!(
         }
 
         #[inline(always)]
-        fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+        fn transport(skb: impl Routed) -> Result<(u8, u32), Unreadable> {
             parse::transport_behind_ipv4(skb)
         }
 
@@ -500,7 +501,7 @@ address_family!(
         }
 
         #[inline(always)]
-        fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+        fn transport(skb: impl Routed) -> Result<(u8, u32), Unreadable> {
             parse::transport_behind_ipv6(skb)
         }
 

@@ -44,6 +44,7 @@ pub mod maps;
 pub mod opaque;
 pub mod parse;
 pub mod pick_up;
+pub mod post_nat;
 pub mod recall;
 pub mod scene;
 pub mod service;

@@ -11,7 +11,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_ebpf::skb::{NetfilterContext, Skb};
-use postern_ebpf::{behind_nat, config, filter, guard, unconfirmed};
+use postern_ebpf::{behind_nat, config, filter, guard, post_nat, unconfirmed};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]
@@ -29,6 +29,13 @@ pub fn postern_to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn postern_guard(ctx: TcContext) -> i32 {
     guard::judge(&ctx)
+}
+
+/// TC egress of the devices that packets leave by, where there are no netfilter programs: packets of isolated pods, once it is known where
+/// they go.
+#[classifier]
+pub fn postern_postnat(ctx: TcContext) -> i32 {
+    post_nat::judge(&ctx)
 }
 
 /// On no interface: tells the agent the kernel's ticks, of which this is the lower half (`BPF_PROG_TEST_RUN`).

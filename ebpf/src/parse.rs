@@ -19,6 +19,9 @@ pub use self::ipv6::{
 pub use self::link::{is_link, may_be_link, may_be_link_message};
 pub use self::transport::of_skb as transport_of_skb;
 
+/// In place of the byte offset of a transport header: it is in an earlier fragment.
+pub const NO_HEADER: u32 = 0;
+
 /// What one packet says about its connection.
 ///
 /// Parsers fill one in place: a `Result` of this size would have the compiler copy around bytes that are not set on its

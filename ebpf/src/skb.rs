@@ -1,6 +1,7 @@
-//! A packet as netfilter programs see it: the kernel's own `struct sk_buff`, whose fields are where this kernel's BTF says.
+//! A packet that has been routed, as the hooks there have it: in netfilter's, the kernel's own `struct sk_buff`, whose fields are where
+//! this kernel's BTF says; see [`crate::post_nat`] for TC's.
 //!
-//! Minimum kernel version: 6.4 (`BPF_PROG_TYPE_NETFILTER`).
+//! Minimum kernel version: 6.4 for those of netfilter (`BPF_PROG_TYPE_NETFILTER`).
 
 use core::hint::black_box;
 
@@ -35,6 +36,35 @@ pub unsafe fn out(context: *const NetfilterContext) -> u32 {
     }
 }
 
+/// A packet behind the choice of a backend.
+pub trait Routed: Copy {
+    /// Source NAT may be behind it already: what it shows as its source may be its node's address.
+    const IS_TRANSLATED: bool;
+
+    /// `tc_index`, which TC programs may set, and nothing else does on a packet's way.
+    fn tc_index(self) -> u16;
+
+    /// Interface index of the device by which the packet came to whoever forwards it (`skb_iif`): the one that took it in last, so the
+    /// bridge where it came in by a port of one. Zero: it came in by none.
+    fn iif(self) -> u32;
+
+    /// Whether conntrack says that the packet is of a connection nobody has answered (`IP_CT_NEW`); no, where it is not known.
+    fn is_new(self) -> bool;
+
+    /// Makes the verifier forget how it came by a number: it would follow each number of extension headers through the whole program.
+    fn forget(self, number: u32) -> u32;
+
+    /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.
+    fn length(self, offset: u32) -> u32;
+
+    /// Reads a `T` at a byte offset behind the IP header's beginning, as far as that can be had.
+    fn read<T: Copy + Default>(self, offset: u32) -> Option<T>;
+}
+
+/// `IP_CT_NEW` (`linux/netfilter/nf_conntrack_common.h`): the first packets of a connection, until one is answered. With the first of
+/// them conntrack settles where all go.
+const NEW: u32 = 2;
+
 /// A packet in a netfilter hook.
 #[derive(Clone, Copy)]
 pub struct Skb(*const u8);
@@ -58,22 +88,9 @@ impl Skb {
         unsafe { self.0.add(offset as usize).cast::<T>().read_volatile() }
     }
 
-    /// `tc_index`, which TC programs may set, and nothing else does on a packet's way.
-    #[inline(always)]
-    pub fn tc_index(self) -> u16 {
-        self.field(config::skb().tc_index)
-    }
-
-    /// Interface index of the device by which the packet came to whoever forwards it (`skb_iif`): the one that took it in last, so the
-    /// bridge where it came in by a port of one. Zero: it came in by none.
-    #[inline(always)]
-    pub fn iif(self) -> u32 {
-        self.field(config::skb().skb_iif)
-    }
-
     /// What conntrack says of the packet (`enum ip_conntrack_info`); zero for what it does not track, too.
     #[inline(always)]
-    pub fn connection(self) -> u32 {
+    fn connection(self) -> u32 {
         let offset = config::skb().nfct;
         // Its lowest bits, of an address otherwise (`NFCT_INFOMASK`).
         if offset == 0 { 0 } else { self.field::<u64>(offset) as u32 & 7 }
@@ -84,26 +101,42 @@ impl Skb {
     pub fn is_sent_here(self) -> bool {
         !self.field::<*const u8>(config::skb().sk).is_null() && self.iif() == 0
     }
+}
 
-    /// Makes the verifier forget how it came by a number: it would follow each number of extension headers through the whole program.
-    ///
+impl Routed for Skb {
+    const IS_TRANSLATED: bool = false;
+
+    #[inline(always)]
+    fn tc_index(self) -> u16 {
+        self.field(config::skb().tc_index)
+    }
+
+    #[inline(always)]
+    fn iif(self) -> u32 {
+        self.field(config::skb().skb_iif)
+    }
+
+    #[inline(always)]
+    fn is_new(self) -> bool {
+        self.connection() == NEW
+    }
+
     /// Opaque to the compiler, which knows what two exclusive ors come to; the verifier does not, of a number that it does not know.
     #[inline(always)]
-    pub fn forget(self, number: u32) -> u32 {
+    fn forget(self, number: u32) -> u32 {
         let unknown: u32 = self.field(config::skb().len);
         black_box(number ^ unknown) ^ unknown
     }
 
-    /// Bytes of the packet from a byte offset behind its IP header's beginning to its end.
     #[inline(always)]
-    pub fn length(self, offset: u32) -> u32 {
+    fn length(self, offset: u32) -> u32 {
         // In netfilter's hooks, what is in front of the IP header is not counted.
         self.field::<u32>(config::skb().len).wrapping_sub(offset)
     }
 
-    /// Reads a `T` at a byte offset behind the IP header's beginning, as far as it lies in the linear part.
+    /// As far as it lies in the linear part.
     #[inline(always)]
-    pub fn read<T: Copy + Default>(self, offset: u32) -> Option<T> {
+    fn read<T: Copy + Default>(self, offset: u32) -> Option<T> {
         let layout = config::skb();
         let linear = self.field::<u32>(layout.len).wrapping_sub(self.field::<u32>(layout.data_len));
         if offset + size_of::<T>() as u32 > linear {

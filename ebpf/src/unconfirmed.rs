@@ -14,21 +14,13 @@ use postern_common::reason::Reason;
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMPV6, IPPROTO_TCP};
 
-use crate::behind_nat::take_endpoint;
+use crate::behind_nat::{ACCEPT, DROP, take_endpoint};
 use crate::family::Address;
 use crate::frame::Unreadable;
-use crate::parse::{self, Transport};
-use crate::skb::{self, NetfilterContext, Skb};
+use crate::parse::{self, NO_HEADER, Transport};
+use crate::skb::{self, NetfilterContext, Routed as _, Skb};
 use crate::verdict::of_classes;
 use crate::{count, half_open, service};
-
-/// `NF_DROP` (`linux/netfilter.h`)
-const DROP: u32 = 0;
-/// `NF_ACCEPT`
-const ACCEPT: u32 = 1;
-
-/// `IP_CT_NEW` (`linux/netfilter/nf_conntrack_common.h`)
-const NEW: u32 = 2;
 
 /// Judges one packet: whether to drop it or to let it go on.
 ///
@@ -39,7 +31,7 @@ const NEW: u32 = 2;
 pub unsafe fn judge<A: Address>(context: *const NetfilterContext) -> u32 {
     // SAFETY: the caller's.
     let skb = unsafe { Skb::of(context) };
-    if skb.connection() != NEW {
+    if !skb.is_new() {
         return ACCEPT;
     }
     // SAFETY: the same.
@@ -72,6 +64,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     }
     // (3)
     let (protocol, at) = match A::transport(skb) {
+        Ok((_, NO_HEADER)) => return None,
         Ok((protocol, at)) => (skb.forget(protocol.into()) as u8, skb.forget(at)),
         Err(Unreadable::Malformed) => return Some(Reason::Malformed),
         Err(Unreadable::SourceRouted) => return Some(Reason::SourceRouted),

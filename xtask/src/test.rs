@@ -19,6 +19,9 @@ const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "postern-ebpf"];
 /// The package whose tests need a real Kubernetes.
 const CLUSTER: &str = "postern-cluster";
 
+/// The package and name of the lab's tests.
+const LAB: (&str, &str) = ("postern-lab", "lab");
+
 /// Test counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -62,6 +65,12 @@ pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
             command.env("POSTERN_CASES", "10000").env("POSTERN_LONG", "1").env("POSTERN_FUZZ_SECONDS", "600");
         }
         parts.push(test(command, suite.title())?);
+        if filter.is_none() && (suite.package.as_str(), suite.name.as_str()) == LAB {
+            // As on kernels before 6.4, which have neither netfilter programs nor TCX.
+            let mut command = suite.command(Some("services"));
+            command.env("POSTERN_SERVICES", "egress").env("POSTERN_ATTACH", "clsact");
+            parts.push(test(command, format!("{}, Services at egress", suite.title()))?);
+        }
     }
     if filter.is_none() {
         let mut command = cargo();

@@ -11,8 +11,9 @@ use clap::{Args, ValueEnum};
 use super::timeout::{self, Timeout};
 use crate::controller::{self, Antispoof, Options, Origin};
 use crate::datapath::attach::{self, Mode};
-use crate::datapath::object::{Established, Services, Settings};
+use crate::datapath::object::{Established, Settings};
 use crate::datapath::realtime::is_realtime;
+use crate::datapath::services::Services;
 use crate::logging::{self, Format};
 use crate::{descriptors, privileges};
 

@@ -19,6 +19,7 @@ use crate::datapath::maps::Maps;
 use crate::datapath::object::map_folder;
 use crate::datapath::pins;
 use crate::datapath::tables::{read_frontends, read_peers, read_verdicts};
+use crate::links;
 
 /// Where an agent pins its maps unless told otherwise.
 pub(super) const PINS: &str = "/sys/fs/bpf/postern";
@@ -116,7 +117,7 @@ impl Dump {
 }
 
 fn interface(ifindex: u32) -> String {
-    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    let name = links::name(ifindex);
     name.unwrap_or_else(|| "(gone)".to_owned())
 }
 

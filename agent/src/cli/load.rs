@@ -56,6 +56,7 @@ impl Load {
                 }
             }
             for name in ALL_PROGRAMS {
+                object::load_program(&mut ebpf, name)?;
                 let info = object::program(&mut ebpf, name)?.info()?;
                 // The kernel tells since 5.16.
                 let verified =
@@ -91,7 +92,7 @@ fn features(mode: Mode, netfilter: Result<(), &'static str>, realtime: bool) -> 
         ),
         Err(missing) => (
             format!("no: {missing}"),
-            "a Service is allowed if all of its backends are; what pods may not get leaves entries in the node's conntrack table",
+            "that is judged on every device that packets leave by; what pods may not get leaves entries in the node's conntrack table",
         ),
     };
     table.add_row(["netfilter programs (6.4)", &netfilter.0, netfilter.1]);
@@ -144,9 +145,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_with_what_is_done_without() {
         let all = features(Mode::Tcx, Ok(()), false).to_string();
-        assert!(!all.contains("clsact") && !all.contains("all of its backends"), "{all}");
+        assert!(!all.contains("clsact") && !all.contains("every device"), "{all}");
         let none = features(Mode::Clsact, Err("it has no netfilter programs"), true).to_string();
-        for words in ["clsact", "no: it has no netfilter programs", "all of its backends", "reentered"] {
+        for words in ["clsact", "no: it has no netfilter programs", "every device", "reentered"] {
             assert!(none.contains(words), "{none}");
         }
     }

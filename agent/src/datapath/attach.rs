@@ -18,7 +18,7 @@ use super::ingress_qdisc::{self, QdiscError};
 use super::link;
 use crate::causes;
 
-/// clsact filters of this priority are ours.
+/// clsact filters of this priority are ours: those of a pod's own programs.
 pub const PRIORITY: u16 = 0x7050;
 /// clsact filters of this handle are ours.
 pub const HANDLE: TcHandle = TcHandle::new(0, 1);
@@ -42,6 +42,38 @@ pub fn probe() -> Mode {
         // It lists other programs there, and opening those by their ids takes CAP_SYS_ADMIN.
         Err(error) if errno(&error) == Some(libc::EPERM) => Mode::Tcx,
         Err(_) => Mode::Clsact,
+    }
+}
+
+/// Which of our programs it is, of those that one hook may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// What judges the packets of the pod behind a veth.
+    Pod,
+    /// What judges packets to Services, of whatever pod, on the device that they leave by ([`super::post_nat`]): in front of what judges
+    /// those of the pod behind it, which passes what comes back to its sender.
+    PostNat,
+}
+
+impl Layer {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Pod, Self::PostNat];
+
+    /// clsact filters of this priority are ours; lower ones come first.
+    #[must_use]
+    pub const fn priority(self) -> u16 {
+        match self {
+            Self::Pod => PRIORITY,
+            Self::PostNat => PRIORITY - 1,
+        }
+    }
+
+    /// Where a TCX program goes among those that are there.
+    fn order(self) -> LinkOrder {
+        match self {
+            Self::Pod => LinkOrder::default(),
+            Self::PostNat => LinkOrder::first(),
+        }
     }
 }
 
@@ -99,12 +131,14 @@ pub enum AttachError {
 /// Where a program sits.
 #[derive(Clone, Copy, Debug)]
 pub struct Spot<'a> {
-    /// Interface index of the host-side veth.
+    /// Interface index, as a rule of a host-side veth.
     pub ifindex: u32,
     /// Its name.
     pub interface: &'a str,
     /// TC's direction: the pod's other one.
     pub hook: TcAttachType,
+    /// Which program.
+    pub layer: Layer,
 }
 
 impl Spot<'_> {
@@ -123,12 +157,20 @@ impl Spot<'_> {
     }
 
     pub(super) fn pin(&self, links: &Path) -> PathBuf {
-        links.join(format!("{}-{}", self.ifindex, self.hook_name()))
+        links.join(self.pin_name())
     }
 
     /// Where a new link is pinned until it takes the place of one that cannot be used.
     fn pin_beside(&self, links: &Path) -> PathBuf {
-        links.join(format!("{}-{}-new", self.ifindex, self.hook_name()))
+        links.join(format!("{}-new", self.pin_name()))
+    }
+
+    /// Those of a pod's own programs begin with the index.
+    fn pin_name(&self) -> String {
+        match self.layer {
+            Layer::Pod => format!("{}-{}", self.ifindex, self.hook_name()),
+            Layer::PostNat => format!("{POST_NAT_PIN}{}", self.ifindex),
+        }
     }
 
     fn failed(&self, what: &'static str, source: ProgramError) -> AttachError {
@@ -140,7 +182,8 @@ impl Spot<'_> {
         let way_out = match errno(&source) {
             Some(libc::EINVAL) if what == FILTER => format!(
                 "if there is another filter of this priority (tc filter show dev {interface} {hook}), take it off: \
-                 tc filter del dev {interface} {hook} pref {PRIORITY}"
+                 tc filter del dev {interface} {hook} pref {}",
+                self.layer.priority()
             ),
             Some(libc::EPERM) => "run as root, or with CAP_BPF and CAP_NET_ADMIN".to_owned(),
             Some(libc::ENOMEM) => "the node is short of memory".to_owned(),
@@ -170,10 +213,13 @@ impl Spot<'_> {
     /// The filter that an agent attached here.
     fn filter(&self) -> Result<SchedClassifierLink, AttachError> {
         // All that can fail is finding the interface by its name.
-        SchedClassifierLink::attached(self.interface, self.hook, PRIORITY, HANDLE, None)
+        SchedClassifierLink::attached(self.interface, self.hook, self.layer.priority(), HANDLE, None)
             .map_err(|_| AttachError::Gone(self.interface.to_owned()))
     }
 }
+
+/// How pins of links begin of what judges packets to Services.
+pub(super) const POST_NAT_PIN: &str = "post-nat-";
 
 /// What is tried with clsact.
 const FILTER: &str = "adding a filter (RTM_NEWTFILTER)";
@@ -234,7 +280,7 @@ fn attach_tcx(program: &mut SchedClassifier, links: &Path, spot: Spot<'_>) -> Re
     }
     // Dead, or somebody else's: in nobody's way.
     unpin(&beside, spot)?;
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let order = TcAttachOptions::TcxOrder(spot.layer.order());
     let id = program
         .attach_with_options(spot.interface, spot.hook, order)
         .map_err(|source| spot.failed("attaching a program (BPF_LINK_CREATE)", source))?;
@@ -280,7 +326,7 @@ fn attach_clsact(program: &mut SchedClassifier, spot: Spot<'_>) -> Result<(), At
         Err(error) if errno(&error) == Some(libc::EEXIST) => replace_ingress_qdisc(spot)?,
         Err(error) => return Err(spot.failed("adding a clsact qdisc (RTM_NEWQDISC)", error.into())),
     }
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = NlOptions { priority: spot.layer.priority(), handle: HANDLE, classid: None };
     let id = match program.attach_with_options(spot.interface, spot.hook, TcAttachOptions::Netlink(options)) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
             program.attach_to_link(spot.filter()?).map_err(|source| spot.failed(FILTER, source))?

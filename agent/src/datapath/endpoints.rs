@@ -13,13 +13,13 @@ use postern_policy::model::NamespacedName;
 use tracing::{info, warn};
 
 use super::addresses::PodAddresses;
-use super::attach::{self, AttachError, Mode, Spot};
+use super::attach::{self, AttachError, Layer, Mode, Spot};
 use super::maps::Maps;
 use super::object::{GUARD, LoadError, PROGRAMS, program};
 use super::readback::{Expected, Foreign, Reader};
 use super::wanted::{Guarding, Policy, Role, Wanted};
 use super::{flows, grace, half_open};
-use crate::causes;
+use crate::{causes, links};
 
 /// Where what the pod gets is judged: TC's directions are the node's.
 const TO_POD: TcAttachType = TcAttachType::Egress;
@@ -111,7 +111,7 @@ impl Endpoints {
 
     /// The veths that an earlier run left with programs, as far as they still exist, open.
     pub fn left_behind(&self) -> impl Iterator<Item = (u32, Wanted)> {
-        self.adopted.iter().filter_map(|ifindex| Some((*ifindex, Wanted::open(name_of(*ifindex)?))))
+        self.adopted.iter().filter_map(|ifindex| Some((*ifindex, Wanted::open(links::name(*ifindex)?))))
     }
 
     /// Takes a pod's veths to be those of one whose object is gone: they keep what they carry until they are told
@@ -163,8 +163,8 @@ impl Endpoints {
             if policy.guarding == Guarding::Always {
                 // The guard tags nothing.
                 write(maps, ifindex, &carried.interface, (policy, Tags::Unsure), epoch)?;
-                let spot = Spot { ifindex, interface: &carried.interface, hook: FROM_POD };
-                match attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot) {
+                let from_pod = spot(ifindex, &carried.interface, FROM_POD);
+                match attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, from_pod) {
                     Ok(()) | Err(AttachError::Gone(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -279,13 +279,13 @@ impl Endpoints {
             let hooks =
                 hooks.filter(|(hook, _)| it.policy().is_some() || matches!(hook, TcAttachType::Ingress));
             for (hook, _) in hooks {
-                let spot = Spot { ifindex: *ifindex, interface: &it.interface, hook: *hook };
+                let spot = spot(*ifindex, &it.interface, *hook);
                 let expected = Expected { spot, pod: it.pod.as_ref().map(ToString::to_string) };
                 match reader.read(&expected) {
                     Ok(found) => {
                         foreign.extend(found.foreign);
                         problems.extend(found.problems);
-                        if !found.is_there && name_of(*ifindex).as_ref() == Some(&it.interface) {
+                        if !found.is_there && links::name(*ifindex).as_ref() == Some(&it.interface) {
                             lacking.insert(*ifindex);
                             problems.push(lacks(spot));
                         }
@@ -345,7 +345,7 @@ impl Endpoints {
         let room = half_open::make_room(maps, ifindex);
         let mut attached = Ok(());
         for (hook, direction) in HOOKS {
-            let spot = Spot { ifindex, interface: &want.interface, hook };
+            let spot = spot(ifindex, &want.interface, hook);
             let program = program(ebpf, PROGRAMS[usize::from(direction)])?;
             // Where one hook cannot be had, the other one is better than none.
             attached = attached.and(attach::attach(program, self.mode, &self.links, spot));
@@ -363,7 +363,7 @@ impl Endpoints {
         epoch: u32,
         (ifindex, want): (u32, &Wanted),
     ) -> Result<(), EndpointError> {
-        let spot = |hook| Spot { ifindex, interface: &want.interface, hook };
+        let spot = |hook| spot(ifindex, &want.interface, hook);
         self.fresh.remove(&ifindex);
         if let Some(policy) = self.carried.get(&ifindex).and_then(Wanted::policy) {
             // The guard tags nothing.
@@ -383,13 +383,13 @@ impl Endpoints {
         self.fresh.remove(&ifindex);
         // An earlier agent's veth has no name here; one that still exists is found by its index.
         let interface =
-            carried.as_ref().map_or_else(|| name_of(ifindex), |carried| Some(carried.interface.clone()));
+            carried.as_ref().map_or_else(|| links::name(ifindex), |carried| Some(carried.interface.clone()));
         let interface = interface.unwrap_or_default();
         // Open first: between here and the last program's removal, nothing allowed may be dropped.
         write(maps, ifindex, &interface, (Policy::open(), Tags::Unsure), epoch)?;
         for (hook, _) in HOOKS {
             for mode in [Mode::Tcx, Mode::Clsact] {
-                attach::detach(mode, &self.links, Spot { ifindex, interface: &interface, hook })?;
+                attach::detach(mode, &self.links, spot(ifindex, &interface, hook))?;
             }
         }
         forget(maps, self.mode, ifindex);
@@ -404,6 +404,11 @@ impl Endpoints {
         self.unsure.remove(&ifindex);
         Ok(())
     }
+}
+
+/// A hook of a pod's veth, for the pod's own programs.
+fn spot(ifindex: u32, interface: &str, hook: TcAttachType) -> Spot<'_> {
+    Spot { ifindex, interface, hook, layer: Layer::Pod }
 }
 
 /// The veths that earlier agents left with policy in their endpoints, quarantined ones among them.
@@ -491,8 +496,4 @@ fn lacks(spot: Spot<'_>) -> String {
 
 fn map_error(map: &'static str, interface: &str, source: MapError) -> EndpointError {
     EndpointError::Map { map, interface: interface.to_owned(), source }
-}
-
-fn name_of(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
 }

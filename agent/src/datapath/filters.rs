@@ -1,6 +1,6 @@
 //! What the filters of others do: whether a packet goes on to ours behind them, and how to add them again.
 
-use super::attach::{HANDLE, PRIORITY};
+use super::attach::{HANDLE, Layer};
 use super::tc::{Filter, attribute, attributes, find, text, word};
 
 /// Attributes of `u32` (`linux/pkt_cls.h`).
@@ -55,9 +55,10 @@ const IN_HARDWARE: u32 = 4;
 const NOT_IN_HARDWARE: u32 = 8;
 
 impl Filter {
-    /// Whether an agent attached it.
-    pub(super) fn is_ours(&self) -> bool {
-        self.chain == 0 && self.priority == PRIORITY && self.handle == u32::from(HANDLE) && self.kind == "bpf"
+    /// Whether an agent attached it as this.
+    pub(super) fn is_ours(&self, layer: Layer) -> bool {
+        let is_bpf = self.chain == 0 && self.kind == "bpf";
+        is_bpf && self.priority == layer.priority() && self.handle == u32::from(HANDLE)
     }
 
     /// Whether it is a table of `u32`, not a filter.

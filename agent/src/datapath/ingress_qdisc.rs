@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::attach::PRIORITY;
+use super::attach::{Layer, PRIORITY};
 use super::tc::{AT_INGRESS, Filter, Tc};
 
 /// Why an `ingress` qdisc stays.
@@ -109,7 +109,11 @@ fn take_back(tc: &mut Tc, ifindex: u32, before: &[Filter]) -> Result<(), (String
 }
 
 fn of_others(tc: &mut Tc, ifindex: u32) -> io::Result<Vec<Filter>> {
-    Ok(tc.filters(ifindex, AT_INGRESS)?.into_iter().filter(|it| !it.is_ours()).collect())
+    Ok(tc
+        .filters(ifindex, AT_INGRESS)?
+        .into_iter()
+        .filter(|it| !Layer::ALL.iter().any(|layer| it.is_ours(*layer)))
+        .collect())
 }
 
 fn name(filter: &Filter) -> String {

@@ -14,6 +14,7 @@ use postern_common::state::State;
 
 use super::btf;
 use super::maps::{self, MapMismatch};
+use super::services::Services;
 
 /// The compiled object.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postern"));
@@ -27,8 +28,10 @@ pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
 pub const GUARD: &str = "postern_guard";
 /// Name of the program that tells the kernel's ticks.
 const TICKS: &str = "postern_ticks";
-/// Names of all programs that judge packets.
-pub const ALL_PROGRAMS: [&str; 3] = [PROGRAMS[0], PROGRAMS[1], GUARD];
+/// Name of the program that judges packets to Services on the devices that they leave by.
+pub const POST_NAT: &str = "postern_postnat";
+/// Names of all TC programs that judge packets.
+pub const ALL_PROGRAMS: [&str; 4] = [PROGRAMS[0], PROGRAMS[1], GUARD, POST_NAT];
 
 /// What becomes of established connections when policy changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -39,17 +42,6 @@ pub enum Established {
     Recheck,
     /// They stay until they end by themselves.
     Keep,
-}
-
-/// Where packets to Services are judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Services {
-    /// By the backend that each goes to, where the kernel can (6.4); else by all backends together.
-    #[default]
-    Auto,
-    /// By all backends of a frontend together: all of them allowed, or nothing.
-    Together,
 }
 
 /// Settings that are fixed when the programs are loaded.
@@ -210,10 +202,23 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
         ebpf.map_mut(STATE).ok_or(LoadError::Missing(STATE))?.try_into().map_err(LoadError::Map)?;
     let noted = state.get(&0, 0)?;
     state.set(0, State { seed, ..noted }, 0)?;
-    for name in ALL_PROGRAMS.into_iter().chain([TICKS]) {
-        program(&mut ebpf, name)?.load().map_err(|source| refused(name, source))?;
+    for name in PROGRAMS.into_iter().chain([GUARD, TICKS]) {
+        load_program(&mut ebpf, name)?;
     }
     Ok(ebpf)
+}
+
+/// Loads one program of an object, where it is not loaded.
+///
+/// # Errors
+///
+/// The verifier refuses it.
+pub fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let program = program(ebpf, name)?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    program.load().map_err(|source| refused(name, source))
 }
 
 /// Why the verifier refused a program: distributions bring younger features to older kernels, so that one is too old only once it has

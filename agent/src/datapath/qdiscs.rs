@@ -7,8 +7,8 @@ use futures::TryStreamExt as _;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::Handle;
 
-use super::attach::{HANDLE, PRIORITY};
-use crate::links::{LinkError, Scanner};
+use super::attach::{HANDLE, Layer};
+use crate::links::{self, LinkError, Scanner};
 
 /// Qdiscs could not be listed or changed.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub(super) struct Clsact {
 /// How many filters there are at a hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filters {
-    /// Of our priority and handle.
+    /// Of one of our priorities, and our handle.
     pub(super) ours: usize,
     /// All others.
     pub(super) others: usize,
@@ -76,7 +76,7 @@ impl Qdiscs {
             .filter_map(|it| {
                 let ifindex = u32::try_from(it.header.index).ok()?;
                 // One that is gone by now has taken its qdisc along.
-                let interface = nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()?;
+                let interface = links::name(ifindex)?;
                 Some(Clsact { ifindex, interface })
             })
             .collect())
@@ -94,7 +94,8 @@ impl Qdiscs {
         // Handle 0 is the head of a list of filters, not one of them.
         for filter in listed.iter().filter(|it| it.header.handle != TcHandle::UNSPEC) {
             // The upper half is the priority, the lower one the protocol (`TC_H_MAKE` in net/sched/cls_api.c).
-            let ours = filter.header.info >> 16 == u32::from(PRIORITY)
+            let priority = filter.header.info >> 16;
+            let ours = Layer::ALL.iter().any(|layer| u32::from(layer.priority()) == priority)
                 && u32::from(filter.header.handle) == u32::from(HANDLE)
                 && is_kind(filter, "bpf");
             *(if ours { &mut filters.ours } else { &mut filters.others }) += 1;
@@ -102,11 +103,12 @@ impl Qdiscs {
         Ok(filters)
     }
 
-    /// Removes the clsact qdiscs of pods' veths on which no filter is left. Nothing tells who made an empty one; it does
-    /// nothing, and whoever needs it adds it again before a filter.
-    pub(super) async fn remove_empty(&self) -> Result<usize, QdiscError> {
-        let veths: BTreeSet<u32> =
-            Scanner::open()?.scan().await?.veths.into_iter().map(|veth| veth.ifindex).collect();
+    /// Removes the clsact qdiscs on which no filter is left, of pods' veths and of these devices. Nothing tells who made an empty one; it
+    /// does nothing, and whoever needs it adds it again before a filter.
+    pub(super) async fn remove_empty(&self, devices: &BTreeSet<u32>) -> Result<usize, QdiscError> {
+        let veths = Scanner::open()?.scan().await?.veths;
+        let devices: BTreeSet<u32> =
+            veths.into_iter().map(|veth| veth.ifindex).chain(devices.iter().copied()).collect();
         let mut removed = 0;
         for Clsact { ifindex, .. } in self.clsact().await? {
             let mut left = Filters::default();
@@ -114,7 +116,7 @@ impl Qdiscs {
                 let filters = self.filters(ifindex, hook).await?;
                 left = Filters { ours: left.ours + filters.ours, others: left.others + filters.others };
             }
-            if left != Filters::default() || !veths.contains(&ifindex) {
+            if left != Filters::default() || !devices.contains(&ifindex) {
                 continue;
             }
             let mut request = self.handle.qdisc().del(ifindex.cast_signed());

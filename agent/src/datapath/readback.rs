@@ -9,7 +9,7 @@ use std::path::Path;
 use aya::programs::TcAttachType;
 use serde::{Deserialize, Serialize};
 
-use super::attach::{self, Mode, PRIORITY, Spot};
+use super::attach::{self, Layer, Mode, PRIORITY, Spot};
 use super::link;
 use super::tc::{AT_EGRESS, AT_INGRESS, Filter, Tc};
 
@@ -109,6 +109,11 @@ impl<'a> Reader<'a> {
         Ok(Self { mode, has_tcx, links, tc: Tc::open()? })
     }
 
+    /// Whether ours is on a hook.
+    pub(super) fn is_there(&mut self, spot: Spot<'_>) -> io::Result<bool> {
+        Ok(self.read(&Expected { spot, pod: None })?.is_there)
+    }
+
     /// What is on a hook.
     pub(super) fn read(&mut self, expected: &Expected<'_>) -> io::Result<Found> {
         let spot = expected.spot;
@@ -126,9 +131,15 @@ impl<'a> Reader<'a> {
         let mut found = Found::default();
         if self.has_tcx {
             let ours = if self.mode == Mode::Tcx { link::tcx(&spot.pin(self.links))? } else { None };
+            let others = Layer::ALL.into_iter().filter(|layer| *layer != spot.layer);
+            let others = others.map(|layer| link::tcx(&Spot { layer, ..spot }.pin(self.links)));
+            let others = others.collect::<io::Result<Vec<_>>>()?;
             for it in link::on_hook(spot.ifindex, spot.hook_number())? {
                 if ours.is_some_and(|ours| ours.id == it.link) {
                     found.is_there = true;
+                    continue;
+                }
+                if others.iter().flatten().any(|other| other.id == it.link) {
                     continue;
                 }
                 let runs = if found.is_there { Place::After } else { Place::Before };
@@ -138,11 +149,11 @@ impl<'a> Reader<'a> {
         }
         let parent = if matches!(spot.hook, TcAttachType::Ingress) { AT_INGRESS } else { AT_EGRESS };
         for filter in self.tc.filters(spot.ifindex, parent)? {
-            if self.mode == Mode::Clsact && filter.is_ours() {
+            if self.mode == Mode::Clsact && filter.is_ours(spot.layer) {
                 found.is_there = true;
                 continue;
             }
-            if filter.is_table() {
+            if filter.is_table() || Layer::ALL.iter().any(|layer| filter.is_ours(*layer)) {
                 continue;
             }
             let runs = if found.is_there { Place::After } else { Place::Before };

@@ -3,13 +3,14 @@
 //! What is looked for is in the kernel, not in anybody's memory: links in the pin folder, and filters of our priority
 //! and handle on the interfaces of this network namespace. So this works after a crash, and after pins were lost.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use aya::programs::TcAttachType;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::attach::{self, AttachError, Mode, Spot};
+use super::attach::{self, AttachError, Layer, Mode, Spot};
 use super::maps::Maps;
 use super::object::map_folder;
 use super::qdiscs::{QdiscError, Qdiscs};
@@ -62,7 +63,7 @@ pub struct Removed {
     pub links: usize,
     /// clsact filters.
     pub filters: usize,
-    /// Pods' veths that lost an empty clsact qdisc.
+    /// Devices that lost an empty clsact qdisc: pods' veths, and those that had a filter of ours.
     pub qdiscs: usize,
     /// Pinned maps.
     pub maps: usize,
@@ -126,21 +127,25 @@ fn remove_links(folder: &Path) -> Result<usize, RemovalError> {
 async fn remove_filters() -> Result<(usize, usize), RemovalError> {
     let qdiscs = Qdiscs::open()?;
     let mut filters = 0;
+    let mut ours = BTreeSet::new();
     for clsact in qdiscs.clsact().await? {
         for (hook, name) in [(TcAttachType::Ingress, "ingress"), (TcAttachType::Egress, "egress")] {
             if qdiscs.filters(clsact.ifindex, hook).await?.ours == 0 {
                 continue;
             }
-            let spot = Spot { ifindex: clsact.ifindex, interface: &clsact.interface, hook };
-            // Links are not pinned with clsact.
-            attach::detach(Mode::Clsact, Path::new(""), spot)?;
+            for layer in Layer::ALL {
+                let spot = Spot { ifindex: clsact.ifindex, interface: &clsact.interface, hook, layer };
+                // Links are not pinned with clsact.
+                attach::detach(Mode::Clsact, Path::new(""), spot)?;
+            }
+            ours.insert(clsact.ifindex);
             if qdiscs.filters(clsact.ifindex, hook).await?.ours > 0 {
                 return Err(RemovalError::Left { interface: clsact.interface, hook: name });
             }
             filters += 1;
         }
     }
-    Ok((filters, qdiscs.remove_empty().await?))
+    Ok((filters, qdiscs.remove_empty(&ours).await?))
 }
 
 /// Maps of all versions, and the folder itself.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 use super::dump::{Ask, Connection, DumpError};
 use super::{LinkError, Veth, View, tunnels};
@@ -88,6 +88,7 @@ async fn look(ask: &impl Ask, known: &BTreeMap<u32, Option<Veth>>) -> Result<Vie
         }
     }
     view.tunnel_ports = links.values().flat_map(tunnels::ports).collect();
+    view.devices = links.iter().filter_map(way_out).collect();
     let mut masters: BTreeMap<u32, Option<[u8; 6]>> = BTreeMap::new();
     for (ifindex, link) in &links {
         let Some(end) = veth(link) else { continue };
@@ -192,6 +193,20 @@ fn veth(message: &LinkMessage) -> Option<End> {
         }
     }
     if is_veth { Some(End { interface: name?, netns: netns?, peer: peer?, master }) } else { None }
+}
+
+/// Index and name of a device that packets may leave by.
+fn way_out((ifindex, message): (&u32, &LinkMessage)) -> Option<(u32, String)> {
+    let mut name = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(it) => name = Some(it.clone()),
+            LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(InfoKind::Ifb)) => return None,
+            _ => {}
+        }
+    }
+    let is_loopback = message.header.link_layer_type == LinkLayerType::Loopback;
+    if is_loopback { None } else { Some((*ifindex, name?)) }
 }
 
 /// The MAC address of a bridge.

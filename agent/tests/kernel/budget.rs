@@ -40,6 +40,7 @@ fn counted() -> Counts {
             }
         }
         for name in ALL_PROGRAMS {
+            object::load_program(&mut ebpf, name).unwrap();
             let info = object::program(&mut ebpf, name).unwrap().info().unwrap();
             let count = info.verified_instruction_count().expect("kernel 5.16 or later");
             counts.insert((name.to_owned(), established.to_owned(), log.to_owned()), count);

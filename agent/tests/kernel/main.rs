@@ -32,6 +32,7 @@ mod parsing;
 mod pins;
 mod pod_netns;
 mod ports;
+mod post_nat;
 mod privileges;
 mod programs;
 mod qdiscs;

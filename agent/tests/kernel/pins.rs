@@ -11,7 +11,7 @@ use std::thread;
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{SchedClassifier, TcAttachType};
-use postern::datapath::attach::{self, AttachError, Mode, PRIORITY, Spot};
+use postern::datapath::attach::{self, AttachError, Layer, Mode, PRIORITY, Spot};
 use postern::datapath::object::{self, GUARD, Settings};
 use postern::datapath::pins;
 use rtnetlink::Handle;
@@ -38,7 +38,8 @@ fn failing_agent(pins: &Path, mode: Mode, pods: &[PodNetns]) -> Vec<String> {
     let mut errors = Vec::new();
     for pod in pods {
         for (hook, name) in HOOKS {
-            let spot = Spot { ifindex: pod.veth.ifindex, interface: &pod.veth.interface, hook };
+            let spot =
+                Spot { ifindex: pod.veth.ifindex, interface: &pod.veth.interface, hook, layer: Layer::Pod };
             let program = object::program(&mut ebpf, name).unwrap();
             errors.extend(attach::attach(program, mode, &links, spot).err());
         }
@@ -133,13 +134,14 @@ fn a_pin_of_another_interface_is_not_believed() {
         let interface = format!("veth{old}");
         let mut ebpf = programs_of_tests();
         for (hook, name) in HOOKS {
-            let spot = Spot { ifindex: old, interface: &interface, hook };
+            let spot = Spot { ifindex: old, interface: &interface, hook, layer: Layer::Pod };
             let program = object::program(&mut ebpf, name).unwrap();
             attach::attach(program, Mode::Tcx, &pins.0.join("links"), spot).unwrap();
             assert_eq!(SchedClassifier::query_tcx(&interface, hook).unwrap().1.len(), 1);
         }
         // One that has its name, but not its index, is another one.
-        let spot = Spot { ifindex: old + 1, interface: &interface, hook: TcAttachType::Ingress };
+        let spot =
+            Spot { ifindex: old + 1, interface: &interface, hook: TcAttachType::Ingress, layer: Layer::Pod };
         let program = object::program(&mut ebpf, GUARD).unwrap();
         let error = attach::attach(program, Mode::Tcx, &pins.0.join("links"), spot).unwrap_err();
         assert!(matches!(error, AttachError::Gone(_)), "{error}");

@@ -53,11 +53,11 @@ fn enforce(pins: &Path, mode: Mode, pods: &[PodNetns]) {
     assert!(errors.is_empty(), "{errors:?}");
 }
 
-fn remove(pins: &Path) -> Result<Removed, RemovalError> {
+pub(crate) fn remove(pins: &Path) -> Result<Removed, RemovalError> {
     runtime().block_on(removal::remove(pins))
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use postern::datapath::Datapath;
 use postern::datapath::attach::Mode;
 use postern::datapath::behind_nat::{self, BehindNat};
-use postern::datapath::object::{Services, Settings};
+use postern::datapath::object::Settings;
+use postern::datapath::services::Services;
 use postern::datapath::wanted::Wanted;
 
 use crate::features;
@@ -180,7 +181,7 @@ fn an_agent_that_cannot_hook_in_says_so_and_one_for_together_takes_off_what_was(
             datapath.reconcile(&wanted, false).iter().map(ToString::to_string).collect()
         };
         let mut datapath = start(Services::Auto);
-        assert!(datapath.judges_behind_nat());
+        assert!(datapath.judges_backends());
         let others = by_hand::occupy(80..100);
         let [error] = &errors(&mut datapath)[..] else { panic!("one error") };
         assert!(error.contains("POST_ROUTING") && error.contains("--services together"), "{error}");

@@ -5,10 +5,10 @@ use core::ptr::{read_volatile, write_volatile};
 use aya_ebpf::programs::TcContext;
 
 use super::transport as transport_header;
-use super::{Datagram, Fragment, Packet};
+use super::{Datagram, Fragment, NO_HEADER, Packet};
 use crate::apart;
 use crate::frame::{self, Unreadable};
-use crate::skb::Skb;
+use crate::skb::Routed;
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;
@@ -158,10 +158,15 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {
     true
 }
 
-/// Protocol and offset of the transport header of a packet that was parsed before, on its way through netfilter.
+/// Protocol and offset of the transport header of a packet that was parsed before, and has been routed; [`NO_HEADER`] where it is in an
+/// earlier fragment.
 #[inline(always)]
-pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+pub fn transport(skb: impl Routed) -> Result<(u8, u32), Unreadable> {
     let version_and_length: u8 = skb.read(0).ok_or(Unreadable::NotLinear)?;
     let protocol: u8 = skb.read(9).ok_or(Unreadable::NotLinear)?;
+    let fragment: u16 = skb.read(6).ok_or(Unreadable::NotLinear)?;
+    if u16::from_be(fragment) & OFFSET != 0 {
+        return Ok((protocol, NO_HEADER));
+    }
     Ok((protocol, u32::from(version_and_length & 0x0f) * 4))
 }

@@ -3,10 +3,10 @@
 use aya_ebpf::programs::TcContext;
 
 use super::transport as transport_header;
-use super::{Datagram, Fragment, Packet};
+use super::{Datagram, Fragment, NO_HEADER, Packet};
 use crate::frame::{self, Unreadable};
 use crate::opaque::opaque;
-use crate::skb::Skb;
+use crate::skb::Routed;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).
@@ -215,10 +215,11 @@ pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
     true
 }
 
-/// Protocol and offset of the transport header of a packet on its way through netfilter, which may have put fragments together. What
+/// Protocol and offset of the transport header of a packet that has been routed, of which netfilter may have put fragments together;
+/// [`NO_HEADER`] where it is in an earlier fragment. What
 /// cannot be read here, other than for not being linear, is not what [`parse`] can read.
 #[inline(always)]
-pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
+pub fn transport(skb: impl Routed) -> Result<(u8, u32), Unreadable> {
     let mut protocol: u8 = skb.read(6).ok_or(Unreadable::NotLinear)?;
     let mut offset = size_of::<Header>() as u32;
     let mut extensions = 0;
@@ -232,6 +233,9 @@ pub fn transport(skb: Skb) -> Result<(u8, u32), Unreadable> {
         match protocol {
             HOP_BY_HOP if extensions != 0 => return Err(Unreadable::Malformed),
             ROUTING if segments_left != 0 => return Err(Unreadable::SourceRouted),
+            FRAGMENT if u16::from_be_bytes([third, segments_left]) & OFFSET != 0 => {
+                return Ok((next, NO_HEADER));
+            }
             _ => {}
         }
         let third = [third, segments_left];

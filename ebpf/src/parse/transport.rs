@@ -7,7 +7,7 @@ use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IP
 
 use super::Transport;
 use crate::frame::{self, Unreadable};
-use crate::skb::Skb;
+use crate::skb::Routed;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -119,10 +119,10 @@ pub fn parse(
     Ok(())
 }
 
-/// What the transport header of a packet on its way through netfilter says, as far as it matters to whoever only asks whether a packet
+/// What the transport header of a packet that has been routed says, as far as it matters to whoever only asks whether a packet
 /// starts something: ports, and what kind of packet it is.
 #[inline(always)]
-pub fn of_skb(skb: Skb, offset: u32, protocol: u8) -> Option<Transport> {
+pub fn of_skb(skb: impl Routed, offset: u32, protocol: u8) -> Option<Transport> {
     let mut transport = Transport::default();
     match protocol {
         IPPROTO_TCP => {

@@ -210,8 +210,7 @@ fn of_a_thousand_connections_exactly_those_to_the_allowed_backend_work() {
             let files = cluster(allowed_on, denied_on, &["allowed", "denied"])
                 .policy("shop", "client", &egress(&["allowed"]))
                 .0;
-            let mut lab = up(&[&files]).await;
-            lab.apply(&files).await.unwrap();
+            let mut lab = up_with(&files).await;
             let judged = json!({ "10.96.0.10:80/TCP": "judged by the backend" });
             assert_eq!(dumped_frontends(&lab, "node-a").await, [judged]);
             // Neighbours are known from here on.
@@ -228,12 +227,32 @@ fn of_a_thousand_connections_exactly_those_to_the_allowed_backend_work() {
             };
             let when =
                 format!("allowed on {allowed_on}, denied on {denied_on}: {answers:?}, chosen {after:?}");
-            assert_eq!(of(11) + of(12), 1_000, "{when}");
             assert_eq!(answers.get("shop/allowed").copied().unwrap_or(0), of(11), "{when}");
-            assert_eq!(answers.get("").copied().unwrap_or(0), of(12), "{when}");
+            assert_eq!(answers.get("").copied().unwrap_or(0), 1_000 - of(11), "{when}");
+            let repeated = if is_judged_at_egress() { 950..=1_000 } else { 1_000..=1_000 };
+            assert!(repeated.contains(&(of(11) + of(12))), "{when}");
             assert!(of(11) > 300 && of(12) > 300, "{when}");
         }
     });
+}
+
+/// Whether agents judge packets to Services on the devices that these leave by: `cargo xtask test` runs these tests so, too. Conntrack
+/// remembers what is dropped there, and leads another connection from the same port the same way, uncounted.
+fn is_judged_at_egress() -> bool {
+    std::env::var("POSTERN_SERVICES").is_ok_and(|services| services == "egress")
+}
+
+/// A lab with these files applied. What conntrack remembers of SYNs, it remembers for a second where that matters, as docs/packet-path.md
+/// has it.
+async fn up_with(files: &Files) -> Lab {
+    let mut lab = up(&[files]).await;
+    lab.apply(files).await.unwrap();
+    if is_judged_at_egress() {
+        for name in ["node-a", "node-b"] {
+            command(node(&lab, name), "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=1");
+        }
+    }
+    lab
 }
 
 /// Connects again and again until told to stop; who answered.
@@ -357,8 +376,7 @@ fn with_affinity_a_client_has_the_allowed_backend_or_none() {
             let cluster = sticky(allowed_on, denied_on, &["allowed", "denied"], LONG);
             let allowing = |apps: &[&str]| cluster.clone().policy("shop", "client", &egress(apps)).0;
             let files = allowing(&["allowed"]);
-            let mut lab = up(&[&files]).await;
-            lab.apply(&files).await.unwrap();
+            let mut lab = up_with(&files).await;
             let mut outcomes = BTreeSet::new();
             for _ in 0..TRIES {
                 lab.forget_affinity().unwrap();

@@ -157,3 +157,18 @@ fn addresses_that_nobody_tells_stay() {
     let gone = kernel(&[Err(libc::EINVAL)], &[Ok(None)]);
     assert_eq!(seen(&block_on(look(&gone, &known(&[5]))).unwrap()), <[u32; 0]>::default());
 }
+
+#[test]
+fn packets_leave_by_all_devices_but_the_nodes_own_and_those_on_the_way_in() {
+    let of_kind = |index, kind| {
+        let mut message = link(index);
+        message.attributes.pop();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        message
+    };
+    let mut loopback = link(1);
+    loopback.header.link_layer_type = LinkLayerType::Loopback;
+    let messages = [loopback, link(2), of_kind(3, InfoKind::Ifb), of_kind(4, InfoKind::Vxlan)];
+    let devices = messages.iter().filter_map(|message| way_out((&message.header.index, message)));
+    assert_eq!(devices.collect::<Vec<_>>(), [(2, "veth2".to_owned()), (4, "veth4".to_owned())]);
+}

@@ -1,0 +1,195 @@
+//! The program that judges packets to Services on the devices that they leave by, where the kernel has no netfilter programs: behind
+//! the choice of a backend, whoever chose.
+//!
+//! Every device may be one: pods' veths, bridges, tunnels, uplinks. It is on all of them before anything is left to it, and on a new one
+//! as soon as the kernel tells of that: a packet to a backend behind a device that came this moment may pass unjudged, which takes a Service
+//! that has such a backend already.
+//!
+//! Minimum kernel version: 5.12, as all programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::TcAttachType;
+
+use super::attach::{self, AttachError, Layer, Mode, POST_NAT_PIN, Spot};
+use super::link;
+use super::object::{self, LoadError, POST_NAT};
+use super::readback::Reader;
+use crate::links;
+
+/// The program, and the devices that carry it.
+#[derive(Debug)]
+pub struct PostNat {
+    mode: Mode,
+    /// Where TCX links are pinned.
+    links: PathBuf,
+    /// What packets may leave by: names by index.
+    devices: BTreeMap<u32, String>,
+    /// Devices that carry this agent's program.
+    attached: BTreeSet<u32>,
+}
+
+/// Why the program is not on a device.
+#[derive(Debug, thiserror::Error)]
+pub enum PostNatError {
+    /// The program.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Attaching it.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A pin, or the folder of pins.
+    #[error("{}: {source}", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The devices of this network namespace.
+    #[error("listing network devices: {0}")]
+    Devices(#[source] io::Error),
+}
+
+impl PostNat {
+    /// For a pin folder's links. What an earlier agent attached goes on.
+    #[must_use]
+    pub fn new(mode: Mode, links: &Path) -> Self {
+        let (devices, attached) = Default::default();
+        Self { mode, links: links.to_owned(), devices, attached }
+    }
+
+    /// By which devices packets may leave, as last seen.
+    pub fn set_devices(&mut self, devices: &BTreeMap<u32, String>) {
+        self.devices.clone_from(devices);
+        self.attached.retain(|ifindex| devices.contains_key(ifindex));
+    }
+
+    /// Puts the program on all devices that lack it, or in the place of an earlier agent's.
+    ///
+    /// # Errors
+    ///
+    /// See [`PostNatError`]: at least one device lacks it. A device that is gone by now does not.
+    pub fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), PostNatError> {
+        object::load_program(ebpf, POST_NAT)?;
+        let mut result = Ok(());
+        for (ifindex, name) in &self.devices {
+            if self.attached.contains(ifindex) {
+                continue;
+            }
+            let program = object::program(ebpf, POST_NAT)?;
+            match attach::attach(program, self.mode, &self.links, spot(*ifindex, name)) {
+                Ok(()) => {
+                    self.attached.insert(*ifindex);
+                }
+                // The next look will not show it.
+                Err(AttachError::Gone(_)) => {}
+                Err(error) => result = result.and(Err(error.into())),
+            }
+        }
+        result.and_then(|()| self.unpin_gone())
+    }
+
+    /// Removes the pins of devices that are gone.
+    fn unpin_gone(&self) -> Result<(), PostNatError> {
+        for (pin, ifindex) in pins(&self.links)? {
+            if !self.devices.contains_key(&ifindex) && links::name(ifindex).is_none() {
+                remove(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it off all devices.
+    ///
+    /// # Errors
+    ///
+    /// See [`PostNatError`].
+    pub fn detach(&mut self) -> Result<(), PostNatError> {
+        self.attached.clear();
+        Self::forget(&self.links, &self.devices)
+    }
+
+    /// Takes off these devices what any agent attached, and whatever is pinned.
+    ///
+    /// # Errors
+    ///
+    /// See [`PostNatError`].
+    pub fn forget(links: &Path, devices: &BTreeMap<u32, String>) -> Result<(), PostNatError> {
+        for (pin, _) in pins(links)? {
+            remove(&pin)?;
+        }
+        for (ifindex, name) in devices {
+            attach::detach(Mode::Clsact, links, spot(*ifindex, name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier agent's program is on a device, so that what it left to that is judged.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        let Ok(mut reader) = Reader::open(self.mode, &self.links) else { return false };
+        let Ok(devices) = devices() else { return false };
+        devices.iter().any(|(ifindex, name)| reader.is_there(spot(*ifindex, name)).unwrap_or(false))
+    }
+
+    /// Reads back whether the devices carry the program. One that does not gets it by the next [`attach`](Self::attach). Returns what is
+    /// wrong, for people to read.
+    pub fn read_back(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.attached.is_empty() {
+            return problems;
+        }
+        let mut reader = match Reader::open(self.mode, &self.links) {
+            Ok(reader) => reader,
+            Err(error) => return vec![format!("reading back what devices carry: {error}")],
+        };
+        self.attached.retain(|ifindex| {
+            let Some(name) = self.devices.get(ifindex) else { return false };
+            match reader.is_there(spot(*ifindex, name)) {
+                Ok(true) => return true,
+                // It is gone.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return false,
+                Ok(false) if links::name(*ifindex).as_ref() != Some(name) => return false,
+                Ok(false) => problems.push(format!(
+                    "interface {name}, egress: the program that judges packets to Services was taken off by somebody; it is attached again"
+                )),
+                Err(error) => problems.push(format!("reading back what interface {name} carries: {error}")),
+            }
+            false
+        });
+        problems
+    }
+}
+
+fn spot(ifindex: u32, interface: &str) -> Spot<'_> {
+    Spot { ifindex, interface, hook: TcAttachType::Egress, layer: Layer::PostNat }
+}
+
+/// Pins of links, with their devices' indexes.
+fn pins(links: &Path) -> Result<Vec<(PathBuf, u32)>, PostNatError> {
+    let failed = |source| PostNatError::Pin { path: links.to_owned(), source };
+    let mut pins = Vec::new();
+    for entry in std::fs::read_dir(links).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(POST_NAT_PIN));
+        let ifindex = rest.and_then(|rest| rest.trim_end_matches("-new").parse().ok());
+        pins.extend(ifindex.map(|ifindex| (entry.path(), ifindex)));
+    }
+    Ok(pins)
+}
+
+fn remove(pin: &Path) -> Result<(), PostNatError> {
+    link::remove(pin).map_err(|source| PostNatError::Pin { path: pin.to_owned(), source })
+}
+
+/// All devices of this network namespace.
+fn devices() -> Result<Vec<(u32, String)>, PostNatError> {
+    let devices = nix::net::if_::if_nameindex().map_err(|errno| PostNatError::Devices(errno.into()))?;
+    let named = devices.iter().filter_map(|it| Some((it.index(), it.name().to_str().ok()?.to_owned())));
+    Ok(named.collect())
+}
