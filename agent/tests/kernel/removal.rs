@@ -115,6 +115,8 @@ fn nothing_is_left_of_tcx() {
         // Four on veths; for each family one behind NAT, and one before connections are confirmed.
         assert_eq!((removed.links, removed.filters, removed.qdiscs), (8, 0, 0));
         assert!(removed.maps > 10, "{removed:?}");
+        // For veths, and for netfilter.
+        assert_eq!(removed.programs, 4 + 4);
         assert_eq!(programs(pods), 0);
         assert!(!pins.0.exists());
         assert_eq!(remove(&pins.0).unwrap(), Removed::default(), "there is nothing to remove twice");
