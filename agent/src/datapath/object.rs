@@ -167,7 +167,7 @@ pub fn map_folder(pins: &Path) -> PathBuf {
 /// See [`LoadError`].
 pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> {
     let mut ebpf = prepare(pins, settings)?;
-    verify(&mut ebpf)?;
+    verify(&mut ebpf, || ())?;
     Ok(ebpf)
 }
 
@@ -207,8 +207,9 @@ pub(super) fn prepare(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, L
     Ok(ebpf)
 }
 
-/// Has the kernel verify and take the programs, all at the same time: it does so on as many processors as there are.
-pub(super) fn verify(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+/// Has the kernel verify and take the programs, all at the same time: it does so on as many processors as there are. `meanwhile` is for
+/// this thread to do until then.
+pub(super) fn verify(ebpf: &mut Ebpf, meanwhile: impl FnOnce()) -> Result<(), LoadError> {
     let names = || ALL_PROGRAMS.into_iter().chain([TICKS]);
     thread::scope(|scope| {
         let mut loading = BTreeMap::new();
@@ -218,6 +219,7 @@ pub(super) fn verify(ebpf: &mut Ebpf) -> Result<(), LoadError> {
                 loading.insert(name, scope.spawn(|| program.load()));
             }
         }
+        meanwhile();
         names().try_for_each(|name| {
             let loaded = loading.remove(name).ok_or(LoadError::Missing(name))?.join();
             loaded.unwrap_or_else(|panic| resume_unwind(panic)).map_err(|source| refused(name, source))

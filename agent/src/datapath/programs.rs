@@ -6,7 +6,6 @@ mod pinned;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -135,12 +134,12 @@ fn load(here: &Path, settings: Settings, places: [Option<&'static Place>; 2]) ->
         |place: Option<&'static Place>| place.map(|place| BehindNat::at(place, &ebpf, &links)).transpose();
     let [behind_nat, unconfirmed] = places;
     let mut places = [at(behind_nat).map_err(failed)?, at(unconfirmed).map_err(failed)?];
-    thread::scope(|scope| {
+    // Not in threads of their own: each would keep the memory that reading the object takes.
+    object::verify(&mut ebpf, || {
         for place in places.iter_mut().flatten() {
             // Where that fails, it is tried again when links are looked at, and said.
-            scope.spawn(|| place.load());
+            let _ = place.load();
         }
-        object::verify(&mut ebpf)
     })?;
     let maps = Maps::take(&mut ebpf)?;
     Ok((ebpf.into(), maps, places))
@@ -160,7 +159,7 @@ impl Start {
         if all.len() < names.classifiers.len() + names.netfilter.len() {
             return;
         }
-        if let Err(error) = pins.pin(settings, names, &all) {
+        if let Err(error) = pins.pin(settings, &all) {
             warn!(%error, "the programs cannot be pinned, so the next agent loads them anew; nothing else depends on it");
         }
     }

@@ -150,6 +150,9 @@ async fn remove_filters() -> Result<(usize, usize), RemovalError> {
 fn remove_programs(folder: &Path) -> Result<usize, RemovalError> {
     let mut programs = 0;
     for set in entries(folder)? {
+        if !set.is_dir() {
+            return Err(RemovalError::Foreign(set));
+        }
         for pin in entries(&set)? {
             std::fs::remove_file(&pin).map_err(pin_error(&pin))?;
             programs += 1;

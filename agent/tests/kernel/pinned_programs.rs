@@ -196,7 +196,7 @@ fn pins_that_are_not_as_an_agent_left_them_are_not_believed() {
         ("one is missing", |folder| std::fs::remove_file(folder.join(TICKS)).unwrap()),
         ("not finished", |folder| std::fs::rename(folder, folder.parent().unwrap().join("new")).unwrap()),
         ("called otherwise", |folder| {
-            std::fs::rename(folder, folder.with_file_name("0".repeat(64))).unwrap()
+            std::fs::rename(folder, folder.with_file_name("0".repeat(64))).unwrap();
         }),
     ];
     if features::netfilter() {

@@ -170,6 +170,13 @@ fn what_others_attached_and_pinned_stays() {
         assert_eq!(clsact(), [1, pods[0].veth.ifindex.cast_signed()]);
 
         std::fs::remove_dir(&foreign).unwrap();
+        let programs = pins.0.join("boot-1-netns-1/programs");
+        std::fs::create_dir_all(&programs).unwrap();
+        let foreign = programs.join("program");
+        object::program(&mut others, PROGRAMS[0]).unwrap().pin(&foreign).unwrap();
+        let error = remove(&pins.0).unwrap_err();
+        assert!(matches!(&error, RemovalError::Foreign(path) if *path == foreign), "{error}");
+        std::fs::remove_file(&foreign).unwrap();
         remove(&pins.0).unwrap();
         assert!(!pins.0.exists());
     });

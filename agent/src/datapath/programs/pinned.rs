@@ -31,7 +31,6 @@ pub(in crate::datapath) const FOLDER: &str = "programs";
 const UNFINISHED: &str = "new";
 
 /// Names of programs: in the object, and as pins.
-#[derive(Clone, Debug)]
 pub(super) struct Names {
     pub(super) classifiers: Vec<&'static str>,
     pub(super) netfilter: Vec<&'static str>,
@@ -61,7 +60,8 @@ impl ProgramPins {
 
     /// The programs that an agent with these settings would load, if they are pinned.
     pub(super) fn find(&mut self, settings: Settings, names: &Names) -> Option<Found> {
-        let recipe = self.recipe(settings, names).ok()??;
+        // What is wrong with the maps is said by whoever loads programs onto them.
+        let recipe = self.recipe(settings).ok()??;
         for folder in entries(&self.folder).unwrap_or_default() {
             match open(&folder, names, &recipe) {
                 Ok(Some(found)) => {
@@ -83,11 +83,10 @@ impl ProgramPins {
     pub(super) fn pin(
         &mut self,
         settings: Settings,
-        names: &Names,
         programs: &[(&'static str, BorrowedFd<'_>)],
     ) -> io::Result<()> {
-        let recipe =
-            self.recipe(settings, names)?.ok_or_else(|| io::Error::other("their maps are not pinned"))?;
+        let missing = || io::Error::other("their maps are not pinned");
+        let recipe = self.recipe(settings)?.ok_or_else(missing)?;
         let unfinished = self.folder.join(UNFINISHED);
         remove(&unfinished)?;
         std::fs::create_dir_all(&unfinished)?;
@@ -120,7 +119,7 @@ impl ProgramPins {
     }
 
     /// What programs with these settings are made of; none without an earlier agent's maps.
-    fn recipe(&self, settings: Settings, names: &Names) -> io::Result<Option<Sha256>> {
+    fn recipe(&self, settings: Settings) -> io::Result<Option<Sha256>> {
         let seed = pinned_seed(&self.maps).map_err(io::Error::other)?;
         if seed == 0 {
             return Ok(None);
@@ -134,7 +133,7 @@ impl ProgramPins {
         recipe.update(OBJECT.len().to_le_bytes());
         recipe.update(OBJECT);
         // Everything in these is shown.
-        recipe.update(format!("{:?} {names:?} {maps:?}", Globals::new(settings, seed)));
+        recipe.update(format!("{:?} {maps:?}", Globals::new(settings, seed)));
         Ok(Some(recipe))
     }
 }
