@@ -50,6 +50,12 @@ pub struct Status {
     /// frontend.
     #[serde(default)]
     pub services: String,
+    /// How the agent came by its programs: `loaded`, or `reused`, as an earlier agent left them.
+    #[serde(default)]
+    pub programs: String,
+    /// Milliseconds that this took.
+    #[serde(default)]
+    pub programs_in_ms: f64,
     /// Policy generation in the kernel.
     pub generation: u32,
     /// Everything known is enforced: the last change was carried out, and every isolated pod of this node that has an

@@ -498,6 +498,7 @@ impl Controller {
             &without_veth[..],
             &feed.troubles()[..],
         ]);
+        let origin = self.datapath.origin();
         let status = Status {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -505,6 +506,8 @@ impl Controller {
             digest: self.digest.clone(),
             watches: feed.watches(),
             services: self.datapath.services().to_owned(),
+            programs: if origin.reused { "reused" } else { "loaded" }.to_owned(),
+            programs_in_ms: origin.took.as_secs_f64() * 1e3,
             synced: self.picture != Picture::None,
             generation: self.datapath.generation(),
             ready: settled && self.no_room.is_empty() && self.picture == Picture::Complete && !self.unread,

@@ -6,6 +6,7 @@
 //! | [`bpffs`] | makes sure that pins have a place |
 //! | [`pins`] | which folder they have |
 //! | [`object`] | loads the programs, with pinned maps and settings |
+//! | [`programs`] | goes on with the programs that an earlier agent pinned, if they are the same |
 //! | [`maps`] | typed handles of all maps |
 //! | [`encode`] | policy types to map types and back |
 //! | [`tables`] | writes plans into the maps, reads tables back |
@@ -22,6 +23,7 @@
 //! | [`expiry`] | removes what has expired of what programs write |
 //! | [`counters`] | reads what packets were counted under |
 //! | [`removal`] | takes everything off a node |
+//! | `globals` | what the programs' globals are set to |
 //! | `program_log` | what the programs say, for development |
 //! | [`readback`] | what is on veths' hooks, ours and others' |
 //! | [`realtime`] | whether programs interrupt each other on this kernel |
@@ -48,6 +50,7 @@ pub mod endpoints;
 pub mod expiry;
 mod filters;
 pub mod flows;
+mod globals;
 mod grace;
 pub mod half_open;
 mod ingress_qdisc;
@@ -57,6 +60,7 @@ pub mod object;
 pub mod pins;
 pub mod post_nat;
 mod program_log;
+pub mod programs;
 mod qdiscs;
 pub mod readback;
 pub mod realtime;
@@ -70,7 +74,6 @@ pub mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::maps::MapError;
 use postern_policy::model::NamespacedName;
 use postern_policy::{Action, ClassId, Plan, Subject, Tables};
@@ -83,8 +86,9 @@ use self::counters::Counted;
 use self::endpoints::{EndpointError, Endpoints};
 use self::expiry::{Expiry, ExpiryError};
 use self::maps::Maps;
-use self::object::{LoadError, Settings};
+use self::object::{LoadError, Settings, TICKS};
 use self::program_log::ProgramLogError;
+use self::programs::{Origin, ProgramPins, Programs, Start};
 use self::readback::Foreign;
 use self::services::{Judge, JudgeError};
 use self::tables::{WriteError, Writer};
@@ -152,7 +156,9 @@ pub enum ExecuteError {
 
 /// Everything this agent has in the kernel.
 pub struct Datapath {
-    ebpf: Ebpf,
+    programs: Programs,
+    program_pins: ProgramPins,
+    origin: Origin,
     maps: Maps,
     writer: Writer,
     endpoints: Endpoints,
@@ -197,23 +203,22 @@ impl Datapath {
         bpffs::prepare(pins)?;
         let failed = |source| SetupError::Pins { path: pins.to_owned(), source };
         let here = pins::take(pins).map_err(failed)?;
-        let mut ebpf = object::load(Some(&here), settings)?;
+        let Start { mut programs, mut maps, judged_at, behind_nat, unconfirmed, pins: program_pins, origin } =
+            programs::start(&here, settings)?;
         let links = here.join("links");
-        let judge = Judge::new(&ebpf, mode, &links, settings.services).map_err(failed)?;
-        // What a pod sends to itself is known only on the device that it leaves by, if it is judged there.
-        let unconfirmed =
-            if judge.is_at_egress() { None } else { unconfirmed(&ebpf, &links).map_err(failed)? };
-        let mut maps = Maps::take(&mut ebpf)?;
+        let judge = Judge::new(judged_at, behind_nat, mode, &links);
         let (mut writer, first_class) = Writer::begin(&mut maps)?;
         if !judge.is_judged(&links) {
             // Somebody took off what an earlier agent relied on.
             writer.set_behind_nat(&mut maps, false)?;
         }
         let endpoints = Endpoints::begin(mode, &links, &maps).map_err(failed)?;
-        let expiry = Expiry::start(&mut ebpf, &maps)?;
+        let expiry = Expiry::start(programs.get(TICKS)?, &maps)?;
         let tunnel_ports = TunnelPorts::read(&maps)?;
         let this = Self {
-            ebpf,
+            programs,
+            program_pins,
+            origin,
             maps,
             writer,
             endpoints,
@@ -250,7 +255,14 @@ impl Datapath {
     ///
     /// The log cannot be read.
     pub fn follow_programs(&mut self) -> Result<(), ProgramLogError> {
-        program_log::follow(&mut self.ebpf)
+        // With that setting, they are never an earlier agent's.
+        self.programs.loaded().map_or(Ok(()), program_log::follow)
+    }
+
+    /// How this agent came by its programs.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// What the veths carry.
@@ -368,7 +380,7 @@ impl Datapath {
                 self.endpoints.set_classes(&mut self.maps, epoch, pod, classes)?;
             }
             Action::RemoveSubject { pod } => {
-                self.endpoints.release(&mut self.ebpf, &mut self.maps, epoch, pod)?;
+                self.endpoints.release(&mut self.programs, &mut self.maps, epoch, pod)?;
             }
             other => self.writer.execute(&mut self.maps, other)?,
         }
@@ -407,9 +419,10 @@ impl Datapath {
             errors.extend(self.attach_judge().err());
         } else {
             // A kernel that refuses them is told of before a pod needs them.
-            errors.extend(self.judge.load(&mut self.ebpf).map_err(Into::into).err());
+            errors.extend(self.judge.load().map_err(Into::into).err());
         }
-        let (changed, failed) = self.endpoints.reconcile(&mut self.ebpf, &mut self.maps, epoch, wanted, hold);
+        let (changed, failed) =
+            self.endpoints.reconcile(&mut self.programs, &mut self.maps, epoch, wanted, hold);
         errors.extend(failed.into_iter().map(ExecuteError::from));
         errors.extend(self.hook_unconfirmed(wanted, hold).err());
         if !is_needed && self.endpoints.enforcing().is_empty() {
@@ -424,6 +437,9 @@ impl Datapath {
             && let Some(unconfirmed) = &mut self.unconfirmed
         {
             errors.extend(unconfirmed.detach_earlier().map_err(ExecuteError::Unconfirmed).err());
+        }
+        if !hold && errors.is_empty() {
+            self.program_pins.remove_earlier();
         }
         self.unadvanced |= changed;
         self.unread |= changed;
@@ -477,7 +493,7 @@ impl Datapath {
         if !self.judge.judges_backends() {
             return self.detach_judge();
         }
-        if let Err(error) = self.judge.attach(&mut self.ebpf) {
+        if let Err(error) = self.judge.attach(&mut self.programs) {
             if !self.judge.is_judged(&self.links) {
                 self.writer.set_behind_nat(&mut self.maps, false)?;
             }
@@ -534,21 +550,6 @@ impl Datapath {
         });
         Ok(Tables { subjects: subjects.collect(), ..self.writer.recorded(&self.maps)? })
     }
-}
-
-/// The programs in front of conntrack's confirmation, where there can be any.
-fn unconfirmed(ebpf: &Ebpf, links: &Path) -> std::io::Result<Option<BehindNat>> {
-    if let Err(missing) = behind_nat::probe() {
-        warn!(
-            "what pods may not get fills the node's conntrack table, for which docs/packet-path.md says what helps; this kernel \
-             cannot do better: {missing}"
-        );
-        return Ok(None);
-    }
-    let mut unconfirmed = BehindNat::at(&UNCONFIRMED, ebpf, links)?;
-    // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
-    let _ = unconfirmed.load();
-    Ok(Some(unconfirmed))
 }
 
 /// What was flipped since packets on their way were last waited for. A packet reads its pod's class, then its peer's,

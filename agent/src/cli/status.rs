@@ -46,6 +46,7 @@ fn print(status: &control::Status) {
     out!("version     {}", status.version);
     out!("attach      {}", status.attach);
     out!("services    {}", status.services);
+    out!("programs    {} in {:.0} ms", status.programs, status.programs_in_ms);
     out!("antispoof   {}", status.antispoof);
     if status.realtime {
         out!("kernel      PREEMPT_RT");

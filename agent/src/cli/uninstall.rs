@@ -50,10 +50,11 @@ impl Uninstall {
         let removed = runtime.block_on(removal::remove(&self.bpffs_dir))?;
         remove_socket(&self.socket)?;
         out!(
-            "took off {} TCX links, {} clsact filters, {} empty clsact qdiscs and {} maps; nothing is left",
+            "took off {} links, {} clsact filters, {} empty clsact qdiscs, and the pins of {} programs and {} maps; nothing is left",
             removed.links,
             removed.filters,
             removed.qdiscs,
+            removed.programs,
             removed.maps
         );
         if self.wait {

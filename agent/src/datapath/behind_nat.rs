@@ -9,7 +9,7 @@ mod load;
 use std::ffi::CStr;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -160,6 +160,22 @@ impl BehindNat {
         })
     }
 
+    /// The same of programs that are loaded, which an earlier agent pinned.
+    pub(super) fn loaded(
+        place: &'static Place,
+        programs: &mut impl Iterator<Item = OwnedFd>,
+        links: &Path,
+    ) -> Self {
+        let programs = place.programs.iter().map(|(family, _)| *family).zip(programs).collect();
+        let (maps, own) = Default::default();
+        Self { place, maps, programs, links: links.to_owned(), own, earlier: true }
+    }
+
+    /// The programs by their names; none until they are loaded.
+    pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        self.place.names().into_iter().zip(self.programs.iter().map(|(_, program)| program.as_fd()))
+    }
+
     /// Loads the programs, where they are not loaded.
     ///
     /// # Errors
@@ -289,6 +305,11 @@ fn hook(family: u32, priority: i32) -> Hook {
 }
 
 impl Place {
+    /// Names of its programs.
+    pub(super) fn names(&'static self) -> [&'static str; 2] {
+        self.programs.map(|(_, name)| name.to_str().unwrap_or_default())
+    }
+
     fn pin_name(&self, family: u32, priority: i32) -> String {
         format!("{}-{family}-{priority}", self.prefix)
     }

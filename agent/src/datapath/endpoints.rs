@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::maps::MapError;
 use aya::programs::TcAttachType;
 use postern_common::direction;
@@ -15,7 +14,8 @@ use tracing::{info, warn};
 use super::addresses::PodAddresses;
 use super::attach::{self, AttachError, Layer, Mode, Spot};
 use super::maps::Maps;
-use super::object::{GUARD, LoadError, PROGRAMS, program};
+use super::object::{GUARD, LoadError, PROGRAMS};
+use super::programs::Programs;
 use super::readback::{Expected, Foreign, Reader};
 use super::wanted::{Guarding, Policy, Role, Wanted};
 use super::{flows, grace, half_open};
@@ -153,7 +153,7 @@ impl Endpoints {
     /// The kernel refused.
     pub fn release(
         &mut self,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         maps: &mut Maps,
         epoch: u32,
         pod: &NamespacedName,
@@ -164,7 +164,7 @@ impl Endpoints {
                 // The guard tags nothing.
                 write(maps, ifindex, &carried.interface, (policy, Tags::Unsure), epoch)?;
                 let from_pod = spot(ifindex, &carried.interface, FROM_POD);
-                match attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, from_pod) {
+                match attach::attach(programs.get(GUARD)?, self.mode, &self.links, from_pod) {
                     Ok(()) | Err(AttachError::Gone(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -204,7 +204,7 @@ impl Endpoints {
     /// Returns whether anything changed, and what failed.
     pub fn reconcile(
         &mut self,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         maps: &mut Maps,
         epoch: u32,
         wanted: &BTreeMap<u32, Wanted>,
@@ -217,7 +217,7 @@ impl Endpoints {
             if is_carried || (hold && self.adopted.contains(ifindex)) {
                 continue;
             }
-            match self.put(ebpf, maps, epoch, *ifindex, want) {
+            match self.put(programs, maps, epoch, *ifindex, want) {
                 Ok(()) => changed = true,
                 Err(error) => {
                     // A program may be on, or another one than before: whatever comes next, it must not be forgotten.
@@ -305,7 +305,7 @@ impl Endpoints {
 
     fn put(
         &mut self,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         maps: &mut Maps,
         epoch: u32,
         ifindex: u32,
@@ -319,8 +319,8 @@ impl Endpoints {
                 write(maps, ifindex, &want.interface, (policy, Tags::All), epoch)?;
             }
             (Role::Guard, Some(Role::Guard)) => {}
-            (Role::Policy(policy), _) => self.enforce(ebpf, maps, epoch, (ifindex, want), policy)?,
-            (Role::Guard, _) => self.guard(ebpf, maps, epoch, (ifindex, want))?,
+            (Role::Policy(policy), _) => self.enforce(programs, maps, epoch, (ifindex, want), policy)?,
+            (Role::Guard, _) => self.guard(programs, maps, epoch, (ifindex, want))?,
         }
         self.addresses.retain(maps, ifindex, &want.addresses).map_err(failed)?;
         announce(want, before.as_ref());
@@ -333,7 +333,7 @@ impl Endpoints {
     /// Puts the programs that enforce policy on both hooks; the guard, where it is there, goes with that.
     fn enforce(
         &mut self,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         maps: &mut Maps,
         epoch: u32,
         (ifindex, want): (u32, &Wanted),
@@ -346,7 +346,7 @@ impl Endpoints {
         let mut attached = Ok(());
         for (hook, direction) in HOOKS {
             let spot = spot(ifindex, &want.interface, hook);
-            let program = program(ebpf, PROGRAMS[usize::from(direction)])?;
+            let program = programs.get(PROGRAMS[usize::from(direction)])?;
             // Where one hook cannot be had, the other one is better than none.
             attached = attached.and(attach::attach(program, self.mode, &self.links, spot));
         }
@@ -358,7 +358,7 @@ impl Endpoints {
     /// Puts the guard in the place of whatever judges what the pod sends, then takes off what judges what it gets.
     fn guard(
         &mut self,
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         maps: &mut Maps,
         epoch: u32,
         (ifindex, want): (u32, &Wanted),
@@ -369,7 +369,7 @@ impl Endpoints {
             // The guard tags nothing.
             write(maps, ifindex, &want.interface, (policy, Tags::Unsure), epoch)?;
         }
-        attach::attach(program(ebpf, GUARD)?, self.mode, &self.links, spot(FROM_POD))?;
+        attach::attach(programs.get(GUARD)?, self.mode, &self.links, spot(FROM_POD))?;
         write(maps, ifindex, &want.interface, (Policy::open(), Tags::Unsure), epoch)?;
         for mode in [Mode::Tcx, Mode::Clsact] {
             attach::detach(mode, &self.links, spot(TO_POD))?;

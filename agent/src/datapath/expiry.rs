@@ -9,8 +9,9 @@ use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use aya::Pod;
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
-use aya::{Ebpf, Pod};
+use aya::programs::SchedClassifier;
 use nix::time::{ClockId, clock_gettime};
 use postern_common::conntrack::{
     Datagram, DirectoryRow, Flow, Flow4, Flow6, HALF_OPEN_ROWS, MAX_DIRECTORY_ROWS, MAX_FRAGMENTS, MAX_ROWS,
@@ -46,15 +47,15 @@ pub enum ExpiryError {
 pub struct Expiry(SyncSender<BTreeSet<u32>>);
 
 impl Expiry {
-    /// Starts the thread.
+    /// Starts the thread, with the program that tells the kernel's ticks ([`object::TICKS`]).
     ///
     /// # Errors
     ///
     /// See [`ExpiryError`].
-    pub fn start(ebpf: &mut Ebpf, maps: &Maps) -> Result<Self, ExpiryError> {
+    pub fn start(ticks: &SchedClassifier, maps: &Maps) -> Result<Self, ExpiryError> {
         let expiring = Expiring::of(maps)?;
         // Both go on alike, and stand still while the machine sleeps.
-        let offset = object::ticks(ebpf)?.wrapping_sub(monotonic());
+        let offset = object::ticks(ticks)?.wrapping_sub(monotonic());
         // One is waiting at the most: while the thread is busy, asking again would say nothing new.
         let (sender, asked) = sync_channel(1);
         let thread = thread::Builder::new().name("expiry".to_owned());

@@ -8,7 +8,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -147,21 +147,21 @@ pub(super) fn netfilter(program: &OwnedFd, hook: Hook) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Pins a link: it outlives this process.
+/// Pins a link or program: it outlives this process.
 ///
 /// # Errors
 ///
 /// Something is pinned there, or the path is on another file system.
-pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
+pub(super) fn pin(object: &impl AsRawFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut pin =
-        ObjGet { pathname: path.as_ptr() as u64, bpf_fd: link.as_raw_fd().cast_unsigned(), file_flags: 0 };
+        ObjGet { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd().cast_unsigned(), file_flags: 0 };
     // SAFETY: the attribute is what the command reads, and the path it points to outlives the call.
     unsafe { bpf(OBJ_PIN, &mut pin)? };
     Ok(())
 }
 
-/// Opens what is pinned at a path: a link, or whatever somebody put there.
+/// Opens what is pinned at a path: a link, a program, or whatever somebody put there.
 ///
 /// # Errors
 ///

@@ -1,18 +1,20 @@
 //! The programs: built by `build.rs`, loaded here.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use aya::maps::{Array, Map, MapData, MapError};
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 use postern_common::LAYOUT_VERSION;
 use postern_common::conntrack::{ASKED, HALF_OPEN_ROWS, Lifetimes, SECOND};
-use postern_common::service;
 use postern_common::state::State;
 
-use super::btf;
+use super::globals::Globals;
 use super::maps::{self, MapMismatch};
 use super::services::Services;
 
@@ -27,9 +29,11 @@ pub const PROGRAMS: [&str; 2] = ["postern_to_pod", "postern_from_pod"];
 /// Name of the program that judges the senders of what a pod sends, and nothing else.
 pub const GUARD: &str = "postern_guard";
 /// Name of the program that tells the kernel's ticks.
-const TICKS: &str = "postern_ticks";
+pub const TICKS: &str = "postern_ticks";
 /// Name of the program that judges packets to Services on the devices that they leave by.
 pub const POST_NAT: &str = "postern_postnat";
+/// Names of the TC programs that every agent has.
+pub(super) const BASE: [&str; 4] = [PROGRAMS[0], PROGRAMS[1], GUARD, TICKS];
 /// Names of all TC programs that judge packets.
 pub const ALL_PROGRAMS: [&str; 4] = [PROGRAMS[0], PROGRAMS[1], GUARD, POST_NAT];
 
@@ -147,7 +151,7 @@ pub fn map_folder(pins: &Path) -> PathBuf {
     pins.join(format!("v{LAYOUT_VERSION}"))
 }
 
-/// Loads the programs into the kernel. With a pin folder, maps that are pinned there are taken over with what they
+/// Loads the programs into the kernel, those that every agent has. With a pin folder, maps that are pinned there are taken over with what they
 /// hold, and new ones are pinned.
 ///
 /// Minimum kernel version: 5.12.
@@ -156,6 +160,13 @@ pub fn map_folder(pins: &Path) -> PathBuf {
 ///
 /// See [`LoadError`].
 pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> {
+    let mut ebpf = prepare(pins, settings)?;
+    verify(&mut ebpf, &BASE, || ())?;
+    Ok(ebpf)
+}
+
+/// The object with its maps and globals. The kernel has none of its programs yet.
+pub(super) fn prepare(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> {
     let folder = pins.map(map_folder);
     let mut seed = 0;
     if let Some(folder) = &folder {
@@ -167,24 +178,9 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
     }
     // Of the operating system's random numbers.
     let seed = if seed == 0 { RandomState::new().build_hasher().finish() } else { seed };
-    let recheck = u8::from(settings.established == Established::Recheck);
-    let log_level = if settings.debug { u8::MAX } else { 0 };
+    let globals = Globals::new(settings, seed);
     let mut loader = EbpfLoader::new();
-    loader.override_global("POSTERN_RECHECK", &recheck, true);
-    loader.override_global("POSTERN_LIFETIMES", &settings.lifetimes, true);
-    loader.override_global("AYA_LOG_LEVEL", &log_level, true);
-    let tick = tick();
-    loader.override_global("POSTERN_TICK", &tick, true);
-    loader.override_global("POSTERN_ROWS", &settings.rows, true);
-    let crossings = crossings_per_cpu();
-    loader.override_global("POSTERN_CROSSINGS", &crossings, true);
-    loader.override_global("POSTERN_SEED", &seed, true);
-    let realtime = u8::from(settings.realtime);
-    loader.override_global("POSTERN_REALTIME", &realtime, true);
-    loader.override_global("POSTERN_ASKED", &settings.asked, true);
-    // Without, there are no programs that would read it (see `behind_nat`).
-    let layout = btf::skb_layout().unwrap_or_default();
-    loader.override_global("POSTERN_SKB", &layout, true);
+    globals.override_in(&mut loader);
     if let Some(folder) = &folder {
         for shape in maps::SHAPES {
             loader.map_pin_path(shape.name, folder.join(shape.name));
@@ -202,10 +198,30 @@ pub fn load(pins: Option<&Path>, settings: Settings) -> Result<Ebpf, LoadError> 
         ebpf.map_mut(STATE).ok_or(LoadError::Missing(STATE))?.try_into().map_err(LoadError::Map)?;
     let noted = state.get(&0, 0)?;
     state.set(0, State { seed, ..noted }, 0)?;
-    for name in PROGRAMS.into_iter().chain([GUARD, TICKS]) {
-        load_program(&mut ebpf, name)?;
-    }
     Ok(ebpf)
+}
+
+/// Has the kernel verify and take programs, all at the same time: it does so on as many processors as there are. `meanwhile` is for
+/// this thread to do until then.
+pub(super) fn verify(
+    ebpf: &mut Ebpf,
+    names: &[&'static str],
+    meanwhile: impl FnOnce(),
+) -> Result<(), LoadError> {
+    thread::scope(|scope| {
+        let mut loading = BTreeMap::new();
+        for (name, program) in ebpf.programs_mut() {
+            if let Some(name) = names.iter().copied().find(|it| *it == name) {
+                let program = classifier(name, program)?;
+                loading.insert(name, scope.spawn(|| program.load()));
+            }
+        }
+        meanwhile();
+        names.iter().copied().try_for_each(|name| {
+            let loaded = loading.remove(name).ok_or(LoadError::Missing(name))?.join();
+            loaded.unwrap_or_else(|panic| resume_unwind(panic)).map_err(|source| refused(name, source))
+        })
+    })
 }
 
 /// Loads one program of an object, where it is not loaded.
@@ -247,7 +263,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 const STATE: &str = "STATE";
 
 /// What an earlier agent's programs hash with: flows that they noted must be found again. Zero: there was none.
-fn pinned_seed(folder: &Path) -> Result<u64, LoadError> {
+pub(super) fn pinned_seed(folder: &Path) -> Result<u64, LoadError> {
     let pin = folder.join(STATE);
     if !pin.exists() {
         return Ok(0);
@@ -256,16 +272,16 @@ fn pinned_seed(folder: &Path) -> Result<u64, LoadError> {
     Ok(state.get(&0, 0)?.seed)
 }
 
-/// Nanoseconds by the kernel's ticks (`jiffies64`), which flows expire by.
+/// Nanoseconds by the kernel's ticks (`jiffies64`), which flows expire by, as the program [`TICKS`] tells them.
 ///
 /// # Errors
 ///
-/// The program that tells them cannot be run.
-pub fn ticks(ebpf: &mut Ebpf) -> Result<u64, LoadError> {
+/// The program cannot be run.
+pub fn ticks(program: &SchedClassifier) -> Result<u64, LoadError> {
     let tick = tick();
     // The kernel takes no less than an Ethernet header.
     let options = TestRunOptions { data_in: Some(&[0; 14]), ..TestRunOptions::default() };
-    let run = program(ebpf, TICKS)?.test_run(options);
+    let run = program.test_run(options);
     let low =
         run.map_err(|source| LoadError::Program { name: TICKS, source: Box::new(source) })?.return_value;
     // The upper half by the clock: they began five minutes before the lower one's first overflow (`INITIAL_JIFFIES`).
@@ -289,23 +305,19 @@ pub fn tick() -> u64 {
     resolution.and_then(|tick| u64::try_from(tick.tv_nsec()).ok()).unwrap_or(10_000_000)
 }
 
-/// Slots of each CPU for packets on their way to the choice of a backend.
-fn crossings_per_cpu() -> u32 {
-    // More than there are, where the kernel does not say it: each has fewer.
-    let cpus = aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
-    service::crossings_per_cpu(cpus.unwrap_or(MANY_CPUS))
-}
-
-/// What nodes have at most, almost all of them.
-const MANY_CPUS: u32 = 512;
-
 /// A program of a loaded object.
 ///
 /// # Errors
 ///
 /// The object has no such program.
 pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    classifier(name, ebpf.program_mut(name).ok_or(LoadError::Missing(name))?)
+}
+
+fn classifier<'a>(
+    name: &'static str,
+    program: &'a mut Program,
+) -> Result<&'a mut SchedClassifier, LoadError> {
     program.try_into().map_err(|source| LoadError::Program { name, source: Box::new(source) })
 }
 

@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::programs::TcAttachType;
 
 use super::attach::{self, AttachError, Layer, Mode, POST_NAT_PIN, Spot};
 use super::link;
-use super::object::{self, LoadError, POST_NAT};
+use super::object::{LoadError, POST_NAT};
+use super::programs::Programs;
 use super::readback::Reader;
 use crate::links;
 
@@ -73,14 +73,13 @@ impl PostNat {
     /// # Errors
     ///
     /// See [`PostNatError`]: at least one device lacks it. A device that is gone by now does not.
-    pub fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), PostNatError> {
-        object::load_program(ebpf, POST_NAT)?;
+    pub fn attach(&mut self, programs: &mut Programs) -> Result<(), PostNatError> {
         let mut result = Ok(());
         for (ifindex, name) in &self.devices {
             if self.attached.contains(ifindex) {
                 continue;
             }
-            let program = object::program(ebpf, POST_NAT)?;
+            let program = programs.get(POST_NAT)?;
             match attach::attach(program, self.mode, &self.links, spot(*ifindex, name)) {
                 Ok(()) => {
                     self.attached.insert(*ifindex);

@@ -15,7 +15,7 @@ use super::maps::Maps;
 use super::object::map_folder;
 use super::qdiscs::{QdiscError, Qdiscs};
 use super::wanted::Policy;
-use super::{link, pins};
+use super::{link, pins, programs};
 
 /// Why something is left.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,8 @@ pub struct Removed {
     pub qdiscs: usize,
     /// Pinned maps.
     pub maps: usize,
+    /// Pinned programs.
+    pub programs: usize,
 }
 
 /// Takes everything off the interfaces of this network namespace, and out of a pin folder. What is not there is removed
@@ -95,6 +97,7 @@ pub async fn remove(root: &Path) -> Result<Removed, RemovalError> {
     }
     (removed.filters, removed.qdiscs) = remove_filters().await?;
     for folder in &folders {
+        removed.programs += remove_programs(&folder.join(programs::FOLDER))?;
         removed.maps += remove_maps(folder)?;
     }
     Ok(removed)
@@ -146,6 +149,23 @@ async fn remove_filters() -> Result<(usize, usize), RemovalError> {
         }
     }
     Ok((filters, qdiscs.remove_empty(&ours).await?))
+}
+
+/// Programs of all versions, finished and not.
+fn remove_programs(folder: &Path) -> Result<usize, RemovalError> {
+    let mut programs = 0;
+    for set in entries(folder)? {
+        if !set.is_dir() {
+            return Err(RemovalError::Foreign(set));
+        }
+        for pin in entries(&set)? {
+            std::fs::remove_file(&pin).map_err(pin_error(&pin))?;
+            programs += 1;
+        }
+        remove_folder(&set)?;
+    }
+    remove_folder(folder)?;
+    Ok(programs)
 }
 
 /// Maps of all versions, and the folder itself.

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aya::Ebpf;
 use tracing::info;
 
 use super::attach::Mode;
 use super::behind_nat::{self, BEHIND_NAT, BehindNat, BehindNatError};
 use super::post_nat::{PostNat, PostNatError};
+use super::programs::Programs;
 
 /// Where packets to Services are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -27,6 +27,17 @@ pub enum Services {
     Egress,
     /// By all backends of a frontend together: all of them allowed, or nothing.
     Together,
+}
+
+/// Where packets to Services are judged on a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JudgedAt {
+    /// In netfilter's hooks.
+    Netfilter,
+    /// On the devices that they leave by.
+    Egress,
+    /// On the pod's veth, before a backend is chosen.
+    Veth,
 }
 
 /// Why packets to Services are not judged by their backends.
@@ -57,42 +68,38 @@ enum Way {
     Nobody,
 }
 
-impl Judge {
-    /// As the settings say and the kernel can. What earlier agents left goes on.
-    ///
-    /// # Errors
-    ///
-    /// There are too many open files.
-    pub fn new(ebpf: &Ebpf, mode: Mode, links: &Path, services: Services) -> std::io::Result<Self> {
-        let way = match (services, behind_nat::probe()) {
-            (Services::Together, _) => Way::Nobody,
-            (Services::Auto, Ok(())) => {
-                let mut behind_nat = BehindNat::new(ebpf, links)?;
-                // Early, for it takes its time. Where that fails, it is tried again when links are looked at, and said.
-                let _ = behind_nat.load();
-                Way::Netfilter(behind_nat)
-            }
-            (Services::Auto, Err(missing)) => {
+impl Services {
+    /// What they come to on this kernel.
+    pub(super) fn here(self) -> JudgedAt {
+        match (self, behind_nat::probe()) {
+            (Self::Together, _) => JudgedAt::Veth,
+            (Self::Auto, Ok(())) => JudgedAt::Netfilter,
+            (Self::Auto, Err(missing)) => {
                 info!(
-                    "packets to Services are judged on the devices that they leave by: this kernel cannot do so in netfilter's hooks: {missing}"
+                    "packets to Services are judged on the devices that they leave by; this kernel cannot do so in netfilter's hooks: {missing}"
                 );
-                Way::Egress(PostNat::new(mode, links))
+                JudgedAt::Egress
             }
-            (Services::Egress, _) => Way::Egress(PostNat::new(mode, links)),
+            (Self::Egress, _) => JudgedAt::Egress,
+        }
+    }
+}
+
+impl Judge {
+    /// For a place. `behind_nat` are the programs in netfilter's hooks. What earlier agents left goes on.
+    pub(super) fn new(judged_at: JudgedAt, behind_nat: Option<BehindNat>, mode: Mode, links: &Path) -> Self {
+        let way = match (judged_at, behind_nat) {
+            (JudgedAt::Netfilter, Some(behind_nat)) => Way::Netfilter(behind_nat),
+            (JudgedAt::Egress, _) => Way::Egress(PostNat::new(mode, links)),
+            _ => Way::Nobody,
         };
-        Ok(Self { way, devices: BTreeMap::new(), others: true })
+        Self { way, devices: BTreeMap::new(), others: true }
     }
 
     /// Whether packets to Services are judged by the backend that each goes to.
     #[must_use]
     pub fn judges_backends(&self) -> bool {
         !matches!(self.way, Way::Nobody)
-    }
-
-    /// Whether they are judged on the devices that they leave by.
-    #[must_use]
-    pub fn is_at_egress(&self) -> bool {
-        matches!(self.way, Way::Egress(_))
     }
 
     /// What it is called in `postern status`.
@@ -124,13 +131,10 @@ impl Judge {
     /// # Errors
     ///
     /// It refuses a program.
-    pub fn load(&mut self, ebpf: &mut Ebpf) -> Result<(), JudgeError> {
+    pub fn load(&mut self) -> Result<(), JudgeError> {
         match &mut self.way {
             Way::Netfilter(behind_nat) => Ok(behind_nat.load()?),
-            Way::Egress(_) => {
-                Ok(super::object::load_program(ebpf, super::object::POST_NAT).map_err(PostNatError::from)?)
-            }
-            Way::Nobody => Ok(()),
+            Way::Egress(_) | Way::Nobody => Ok(()),
         }
     }
 
@@ -139,10 +143,10 @@ impl Judge {
     /// # Errors
     ///
     /// The kernel refused. What an earlier agent left goes on.
-    pub fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), JudgeError> {
+    pub fn attach(&mut self, programs: &mut Programs) -> Result<(), JudgeError> {
         match &mut self.way {
             Way::Netfilter(behind_nat) => Ok(behind_nat.attach()?),
-            Way::Egress(post_nat) => Ok(post_nat.attach(ebpf)?),
+            Way::Egress(post_nat) => Ok(post_nat.attach(programs)?),
             Way::Nobody => Ok(()),
         }
     }

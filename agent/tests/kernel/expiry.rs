@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use postern::datapath::expiry::{Expiring, Expiry, Now, Removed};
 use postern::datapath::maps::Maps;
+use postern::datapath::object::{self, TICKS};
 use postern_common::conntrack::{
     Datagram, DirectoryRow, Flow, Flow4, HALF_OPEN_ROWS, Row, RowKey, SECOND, Slot,
 };
@@ -148,7 +149,7 @@ fn the_thread_goes_by_the_clocks_of_the_programs() {
     for (port, expires) in [(1, ticks - SECOND), (2, ticks + 60 * SECOND)] {
         maps.flows4.insert(flow4(CARRIED, port), Flow { expires, ..Flow::default() }, 0).unwrap();
     }
-    let expiry = Expiry::start(programs.ebpf(), &maps).unwrap();
+    let expiry = Expiry::start(object::program(programs.ebpf(), TICKS).unwrap(), &maps).unwrap();
     let stay = BTreeSet::from([slot(CARRIED, 2)]);
     let deadline = Instant::now() + Duration::from_secs(10);
     let flows = |maps: &Maps| maps.flows4.keys().map(|key| key.unwrap().pod_port).collect::<Vec<_>>();

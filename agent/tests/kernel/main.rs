@@ -29,6 +29,7 @@ mod node;
 mod older;
 mod overload;
 mod parsing;
+mod pinned_programs;
 mod pins;
 mod pod_netns;
 mod ports;

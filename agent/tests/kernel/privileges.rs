@@ -123,6 +123,12 @@ fn the_agent_enforces_with_the_capabilities_it_is_given() {
             assert!(Instant::now() < deadline, "the pod's packet is not denied");
             thread::sleep(Duration::from_millis(20));
         }
+        assert_eq!(status.programs, "loaded");
+        drop(agent);
+        // Opening pins takes no more.
+        let mut agent = Agent::start("given");
+        let Some(status) = agent.ready() else { panic!("the agent ended: {}", agent.said()) };
+        assert_eq!(status.programs, "reused");
     });
 }
 

@@ -5,7 +5,7 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
-use postern::datapath::object::{self, PROGRAMS, Settings};
+use postern::datapath::object::{self, PROGRAMS, Settings, TICKS};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 use postern_policy::model::Direction;
@@ -42,7 +42,7 @@ impl Programs {
 
     /// Nanoseconds by the kernel's ticks, which flows expire by.
     pub(crate) fn ticks(&mut self) -> u64 {
-        object::ticks(&mut self.ebpf).unwrap()
+        object::ticks(object::program(&mut self.ebpf, TICKS).unwrap()).unwrap()
     }
 
     /// Shows the program of a direction a frame so many times in a row; whether it passed the last time.

@@ -115,6 +115,8 @@ fn nothing_is_left_of_tcx() {
         // Four on veths; for each family one behind NAT, and one before connections are confirmed.
         assert_eq!((removed.links, removed.filters, removed.qdiscs), (8, 0, 0));
         assert!(removed.maps > 10, "{removed:?}");
+        // For veths, and for netfilter.
+        assert_eq!(removed.programs, 4 + 4);
         assert_eq!(programs(pods), 0);
         assert!(!pins.0.exists());
         assert_eq!(remove(&pins.0).unwrap(), Removed::default(), "there is nothing to remove twice");
@@ -168,6 +170,13 @@ fn what_others_attached_and_pinned_stays() {
         assert_eq!(clsact(), [1, pods[0].veth.ifindex.cast_signed()]);
 
         std::fs::remove_dir(&foreign).unwrap();
+        let programs = pins.0.join("boot-1-netns-1/programs");
+        std::fs::create_dir_all(&programs).unwrap();
+        let foreign = programs.join("program");
+        object::program(&mut others, PROGRAMS[0]).unwrap().pin(&foreign).unwrap();
+        let error = remove(&pins.0).unwrap_err();
+        assert!(matches!(&error, RemovalError::Foreign(path) if *path == foreign), "{error}");
+        std::fs::remove_file(&foreign).unwrap();
         remove(&pins.0).unwrap();
         assert!(!pins.0.exists());
     });
