@@ -4,7 +4,6 @@
 //! the same digest.
 
 mod archive;
-mod binary;
 mod files;
 mod licences;
 mod name;
@@ -12,13 +11,14 @@ mod name;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use self::archive::About;
 use self::files::Files;
 use self::name::Name;
+use crate::architecture::Architecture;
 use crate::build::workspace;
-use crate::setup;
+use crate::static_binary;
 
 /// The image that deploy/ asks for.
 const NAME: &str = concat!("localhost/postern:", env!("CARGO_PKG_VERSION"));
@@ -42,20 +42,20 @@ pub(crate) struct Image {
 
 /// Builds and says what came out.
 pub(crate) fn run(image: Image) -> Result<()> {
-    setup::run_for_image()?;
-    let path = binary::build(if image.dev { "dev" } else { "release" })?;
+    let architecture = Architecture::here()?;
+    let path = static_binary::build(architecture, if image.dev { "dev" } else { "release" })?;
     let content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     println!("binary   {} ({})", path.display(), mebibytes(content.len()));
     let mut files = Files::default();
     files.binary(content);
-    licences::add(&mut files)?;
+    licences::add(&mut files, architecture)?;
     if let Some(root) = image.root {
         files.write(&root)?;
         println!("files    {}", root.display());
         return Ok(());
     }
     let about =
-        About { name: image.tag, architecture: architecture()?, created: created()?, labels: labels() };
+        About { name: image.tag, architecture: architecture.debian(), created: created()?, labels: labels() };
     let archive = archive::archive(&about, &files.layer()?)?;
     let output = image.output.unwrap_or_else(|| path.with_file_name("postern-image.tar"));
     std::fs::write(&output, &archive.content).with_context(|| format!("write {}", output.display()))?;
@@ -68,14 +68,6 @@ pub(crate) fn run(image: Image) -> Result<()> {
         output.display()
     );
     Ok(())
-}
-
-fn architecture() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("images are made for x86_64 and aarch64, and this machine is {other}"),
-    }
 }
 
 /// When the sources were made: `SOURCE_DATE_EPOCH`, or the commit's date; the epoch outside a repository.
