@@ -66,10 +66,11 @@ enum Command {
     },
     /// Make a container image without a daemon: an archive that `ctr images import`, `podman load` and `docker load` read.
     ///
-    /// One static binary and its licence texts. The same sources make the same digest.
+    /// One static binary and its licence texts, for both processors. The same sources make the same digest.
     ///
     /// Examples:
     ///   cargo xtask image
+    ///   cargo xtask image --target aarch64
     ///   cargo xtask image --tag registry.example/postern:0.1.0 -o postern.tar
     #[command(verbatim_doc_comment)]
     Image(image::Image),
