@@ -407,8 +407,10 @@ pub fn is_allowed_already<A: Address>(ifindex: u32, source: A, target: &Target<A
     let key = A::flow_key(ifindex, pod, peer, protocol);
     if let Some(flow) = A::flow(&key) {
         // SAFETY: until this program ends, the memory stays an element of the map; it counts only if it is still this flow's after.
-        let is_current = unsafe { conntrack::is_current(&flow.read_volatile(), generation, config::now()) };
-        if is_current && A::flow(&key) == Some(flow) {
+        let found = unsafe { flow.read_volatile() };
+        // What is read before the second look-up must not be of whoever stands there after it.
+        steady::fence();
+        if conntrack::is_current(&found, generation, config::now()) && A::flow(&key) == Some(flow) {
             return true;
         }
     }

@@ -17,6 +17,10 @@
 //! | `State::generation`, fence, tables | tables, fence, generation |
 //!
 //! A reader who sees any new element sees `changes` moved when it asks again; one who sees the new generation reads the new tables.
+//!
+//! Who looks twice needs no more of the writer than the kernel does: it takes an element out of its map under a bucket's lock, and writes
+//! anew there under one that the same CPU takes after that. A release and a later acquire stay in order, on arm64 too, so that who sees
+//! anything new there does not find the element once more.
 
 use crate::maps::STATE;
 
@@ -24,8 +28,9 @@ use crate::maps::STATE;
 ///
 /// BPF knows no fences, but an exchange is fully ordered (`Documentation/bpf/standardization/instruction-set.rst`; on arm64 `swpal`,
 /// or exclusive loads and stores with a barrier behind). Minimum kernel version: 5.12, other than on x86-64.
-#[cfg_attr(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x"), inline(always))]
-#[cfg_attr(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x")), inline(never))]
+///
+/// No function of its own: readers are called by others, and the kernel takes eight in each other.
+#[inline(always)]
 pub fn fence() {
     #[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "s390x")))]
     {

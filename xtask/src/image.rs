@@ -1,24 +1,24 @@
 //! `cargo xtask image`: a container image, made without a daemon and without a base image.
 //!
-//! One static binary and its licence texts, in an archive that containerd, Docker and Podman read. The same sources make
-//! the same digest.
+//! One static binary and its licence texts, for each processor, in an archive that containerd, Docker and Podman read. The same sources
+//! make the same digest.
 
 mod archive;
-mod binary;
 mod files;
 mod licences;
 mod name;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
-use self::archive::About;
+use self::archive::{About, Variant};
 use self::files::Files;
 use self::name::Name;
+use crate::architecture::Architecture;
 use crate::build::workspace;
-use crate::setup;
+use crate::static_binary;
 
 /// The image that deploy/ asks for.
 const NAME: &str = concat!("localhost/postern:", env!("CARGO_PKG_VERSION"));
@@ -26,7 +26,10 @@ const NAME: &str = concat!("localhost/postern:", env!("CARGO_PKG_VERSION"));
 /// What to make.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Image {
-    /// Where the archive goes. By default it lies beside the binary.
+    /// Only for this processor. By default for both, in one archive: whoever imports it takes what fits.
+    #[arg(long, value_name = "ARCH")]
+    target: Vec<Architecture>,
+    /// Where the archive goes. By default to `postern-image.tar` in cargo's target folder.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The image's name.
@@ -35,32 +38,41 @@ pub(crate) struct Image {
     /// Of the default profile, which builds faster. What is shipped is of the release profile.
     #[arg(long)]
     dev: bool,
-    /// Write the image's files below this folder instead, and no archive: for other builders of images.
+    /// Write the image's files below this folder instead, and no archive: for other builders of images. For one processor, which is this
+    /// machine's by default.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "tag"])]
     root: Option<PathBuf>,
 }
 
 /// Builds and says what came out.
 pub(crate) fn run(image: Image) -> Result<()> {
-    setup::run_for_image()?;
-    let path = binary::build(if image.dev { "dev" } else { "release" })?;
-    let content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    println!("binary   {} ({})", path.display(), mebibytes(content.len()));
-    let mut files = Files::default();
-    files.binary(content);
-    licences::add(&mut files)?;
-    if let Some(root) = image.root {
-        files.write(&root)?;
-        println!("files    {}", root.display());
-        return Ok(());
+    let mut variants = Vec::new();
+    let mut folder = None;
+    for architecture in targets(&image)? {
+        let path = static_binary::build(architecture, if image.dev { "dev" } else { "release" })?;
+        let content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        println!("binary   {} ({})", path.display(), mebibytes(content.len()));
+        // <folder>/<target>/<profile>/postern
+        folder = path.ancestors().nth(3).map(Path::to_owned);
+        let mut files = Files::default();
+        files.binary(content);
+        licences::add(&mut files, architecture)?;
+        if let Some(root) = &image.root {
+            files.write(root)?;
+            println!("files    {}", root.display());
+            return Ok(());
+        }
+        variants.push(Variant { architecture, layer: files.layer()? });
     }
-    let about =
-        About { name: image.tag, architecture: architecture()?, created: created()?, labels: labels() };
-    let archive = archive::archive(&about, &files.layer()?)?;
-    let output = image.output.unwrap_or_else(|| path.with_file_name("postern-image.tar"));
+    let about = About { name: image.tag, created: created()?, labels: labels() };
+    let archive = archive::archive(&about, &variants)?;
+    let output = image.output.unwrap_or_else(|| folder.unwrap_or_default().join("postern-image.tar"));
     std::fs::write(&output, &archive.content).with_context(|| format!("write {}", output.display()))?;
-    println!("image    {} ({})", about.name, mebibytes(archive.image_size));
+    println!("image    {}", about.name);
     println!("digest   {}", archive.digest);
+    for (architecture, digest, size) in &archive.images {
+        println!("{:8} {digest} ({} to pull)", architecture.debian(), mebibytes(*size));
+    }
     println!("archive  {}", output.display());
     println!();
     println!(
@@ -70,12 +82,19 @@ pub(crate) fn run(image: Image) -> Result<()> {
     Ok(())
 }
 
-fn architecture() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("images are made for x86_64 and aarch64, and this machine is {other}"),
-    }
+/// For which processors, each once.
+fn targets(image: &Image) -> Result<Vec<Architecture>> {
+    let named = |it: &Architecture| image.target.contains(it);
+    let targets: Vec<Architecture> = match (&image.target[..], &image.root) {
+        ([], None) => Architecture::ALL.to_vec(),
+        ([], Some(_)) => vec![Architecture::here()?],
+        _ => Architecture::ALL.into_iter().filter(named).collect(),
+    };
+    ensure!(
+        image.root.is_none() || targets.len() == 1,
+        "a folder holds the files for one processor; name one --target with --root, or run this once for each"
+    );
+    Ok(targets)
 }
 
 /// When the sources were made: `SOURCE_DATE_EPOCH`, or the commit's date; the epoch outside a repository.

@@ -1,10 +1,9 @@
 //! `cargo xtask kernels`: the programs and their tests on other kernels than this machine's, in QEMU.
 //!
 //! A guest's root is this machine's own, read only, with a layer in memory over it: it runs the binaries that cargo built
-//! here, and changes nothing. docs/kernels.md has what came of each kernel.
+//! here, and changes nothing. One with another processor has a small Debian as its root, and static binaries. docs/kernels.md has what came of each kernel.
 
 mod apt;
-mod architecture;
 mod console;
 mod cpio;
 mod guest;
@@ -16,6 +15,7 @@ mod root;
 mod subset;
 mod wanted;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,14 +24,16 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::apt::Apt;
-use self::architecture::Architecture;
+
 use self::console::End;
 use self::guest::{Step, Work};
 use self::image::Image;
 use self::report::Row;
 use self::root::Root;
 use self::wanted::{ALL, DEFAULT, Wanted};
-use crate::{build, setup, test};
+use crate::architecture::Architecture;
+use crate::test::KernelTests;
+use crate::{build, setup, static_binary, test};
 
 /// Loading takes seconds on a real processor, where programs load at all.
 const LOAD_SECONDS: u64 = 600;
@@ -69,7 +71,7 @@ pub(crate) struct Kernels {
     /// How results are printed. What happens on the way goes to standard error.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Use this binary of `postern`, and build none: one for another architecture, or of another tree.
+    /// Use this binary of `postern`, and build none: one of another tree, say.
     #[arg(long, value_name = "FILE")]
     postern: Option<PathBuf>,
     /// Use this binary of the kernel tests, and build none.
@@ -92,15 +94,14 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         ([], false) => DEFAULT.iter().map(|it| it.parse()).collect::<Result<_>>()?,
         (named, _) => named.to_vec(),
     };
-    let others = kernels.iter().filter(|it| it.architecture != Architecture::HERE).count();
-    if others > 0 && (others < kernels.len() || arguments.postern.is_none()) {
-        bail!(
-            "cargo builds for this machine; kernels of another architecture go by themselves, and take binaries that were \
-             built for it by --postern and --tests"
-        );
+    let guests: BTreeSet<Architecture> = kernels.iter().map(|it| it.architecture).collect();
+    let guests = Vec::from_iter(guests);
+    if guests.len() > 1 && (arguments.postern.is_some() || arguments.tests.is_some()) {
+        bail!("--postern and --tests name binaries for one processor; run kernels of another by themselves");
     }
-    setup::kernels(others > 0)?;
-    let steps = steps(arguments)?;
+    setup::kernels(&guests)?;
+    let steps = guests.iter().map(|&guest| Ok((guest, steps(arguments, guest)?)));
+    let steps: BTreeMap<Architecture, Vec<Step>> = steps.collect::<Result<_>>()?;
     let cache = cache()?;
     let mut rows = Vec::new();
     for wanted in kernels {
@@ -114,14 +115,15 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         for &jit_harden in &arguments.jit_harden {
             let work = Work {
                 sysctls: vec![("net.core.bpf_jit_harden", jit_harden.to_string())],
-                steps: steps.clone(),
+                steps: steps.get(&wanted.architecture).cloned().unwrap_or_default(),
                 keep_going: arguments.keep_going,
             };
             let guest = Guest { wanted: &wanted, image: &image, root: &root, work: &work };
             rows.push(guest.run(jit_harden, Duration::from_secs(arguments.timeout))?);
         }
     }
-    let names: Vec<&str> = steps.iter().map(|it| it.name).collect();
+    // They are the same for all.
+    let names: Vec<&str> = steps.values().take(1).flatten().map(|it| it.name).collect();
     match arguments.output {
         Output::Table => print!("\n{}", report::table(&rows, &names)),
         Output::Json => println!("{:#}", report::json(&rows)),
@@ -130,11 +132,9 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
     if bad.is_empty() { Ok(()) } else { bail!("failed on {}", bad.join(", ")) }
 }
 
-fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
-    let postern = match &arguments.postern {
-        Some(path) => path.clone(),
-        None => build::binary(&["postern"], "postern")?,
-    };
+/// What guests with a processor do.
+fn steps(arguments: &Kernels, guest: Architecture) -> Result<Vec<Step>> {
+    let (postern, tests) = binaries(arguments, guest)?;
     let load = Step {
         name: "load",
         command: vec![postern.display().to_string(), "load".to_owned()],
@@ -142,14 +142,10 @@ fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
         environment: Vec::new(),
         seconds: LOAD_SECONDS,
     };
-    if arguments.load {
+    let Some(KernelTests { executable, directory }) = tests else {
         return Ok(vec![load]);
-    }
-    let (tests, directory) = match &arguments.tests {
-        Some(path) => (path.clone(), build::workspace().join("agent")),
-        None => test::kernel_tests()?,
     };
-    let mut command = vec![tests.display().to_string()];
+    let mut command = vec![executable.display().to_string()];
     match &arguments.filter {
         Some(filter) => command.push(filter.clone()),
         None if arguments.all => {}
@@ -162,6 +158,31 @@ fn steps(arguments: &Kernels) -> Result<Vec<Step>> {
     ];
     let tests = Step { name: "tests", command, directory, environment, seconds: arguments.timeout };
     Ok(vec![load, tests])
+}
+
+/// `postern`, and the tests where they are to run: those that were named, else built. Those for another processor than this machine's
+/// are static: their guests' root has other libraries.
+fn binaries(arguments: &Kernels, guest: Architecture) -> Result<(PathBuf, Option<KernelTests>)> {
+    let is_here = guest == Architecture::HERE;
+    let mut postern = arguments.postern.clone();
+    let tests = arguments.tests.clone();
+    let mut tests =
+        tests.map(|executable| KernelTests { executable, directory: build::workspace().join("agent") });
+    if tests.is_none() && !arguments.load {
+        tests = Some(if is_here {
+            test::kernel_tests()?
+        } else {
+            let (built, tests) = static_binary::kernel_tests(guest)?;
+            postern.get_or_insert(built);
+            tests
+        });
+    }
+    let postern = match postern {
+        Some(postern) => postern,
+        None if is_here => build::binary(&["postern"], "postern")?,
+        None => static_binary::build(guest, "dev")?,
+    };
+    Ok((postern, tests))
 }
 
 /// A kernel to boot, and what it does.

@@ -2,6 +2,7 @@
 //!
 //! Thin: it installs what is missing, calls cargo, and hands over to the binaries that cargo built.
 
+mod architecture;
 mod bench;
 mod build;
 mod cluster;
@@ -9,6 +10,7 @@ mod fuzz;
 mod image;
 mod kernels;
 mod setup;
+mod static_binary;
 mod test;
 
 use std::ffi::OsString;
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::architecture::Architecture;
 
 /// The repository's commands. Each sets up first what is missing.
 ///
@@ -48,19 +52,25 @@ enum Command {
     ///
     /// Examples:
     ///   cargo xtask build              what the lab, the demo and the tests use
-    ///   cargo xtask build --release    what is shipped
+    ///   cargo xtask build --release    the same, optimised
+    ///   cargo xtask build --target aarch64    the one static binary of the image, as shipped
     #[command(verbatim_doc_comment)]
     Build {
-        /// Optimised, as shipped. The default profile builds faster and shares its objects with the lab and the tests.
+        /// Optimised. The default profile builds faster and shares its objects with the lab and the tests.
         #[arg(long)]
         release: bool,
+        /// Only `postern`, for this processor, optimised and without shared libraries: what an image holds. May be given more than
+        /// once.
+        #[arg(long, value_name = "ARCH")]
+        target: Vec<Architecture>,
     },
     /// Make a container image without a daemon: an archive that `ctr images import`, `podman load` and `docker load` read.
     ///
-    /// One static binary and its licence texts. The same sources make the same digest.
+    /// One static binary and its licence texts, for both processors. The same sources make the same digest.
     ///
     /// Examples:
     ///   cargo xtask image
+    ///   cargo xtask image --target aarch64
     ///   cargo xtask image --tag registry.example/postern:0.1.0 -o postern.tar
     #[command(verbatim_doc_comment)]
     Image(image::Image),
@@ -168,6 +178,7 @@ enum Command {
     ///   cargo xtask kernels                       6.1 and the newest, with the tests that fit into a few minutes
     ///   cargo xtask kernels --kernel 6.1 --load   only what the verifier of 6.1 says
     ///   cargo xtask kernels --kernel 6.12-rt services
+    ///   cargo xtask kernels --kernel 6.12-arm64 --load
     ///   cargo xtask kernels --all                 every kernel, every test; takes hours
     #[command(verbatim_doc_comment)]
     Kernels(kernels::Kernels),
@@ -203,7 +214,8 @@ fn run(command: Command) -> Result<()> {
             println!("setup: everything is there");
             Ok(())
         }
-        Command::Build { release } => build::report(release),
+        Command::Build { release, target } if target.is_empty() => build::report(release),
+        Command::Build { target, .. } => static_binary::report(&target),
         Command::Image(image) => image::run(image),
         Command::Load { iface, detach } => {
             let mut arguments = vec![OsString::from("load")];

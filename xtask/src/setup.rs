@@ -11,6 +11,8 @@ mod static_target;
 
 use anyhow::{Result, bail};
 
+use crate::architecture::Architecture;
+
 /// Something to install.
 trait Step {
     /// What it is called, in a word.
@@ -25,8 +27,6 @@ trait Step {
     fn by_hand(&self) -> Vec<String>;
 }
 
-pub(crate) use self::static_target::target as static_target;
-
 /// Brings up everything that is missing. Quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     bring_up(&[&rust_src::RustSrc, &packages::Packages::Base, &linker::BpfLinker])
@@ -37,14 +37,17 @@ pub(crate) fn cluster() -> Result<()> {
     bring_up(&[&packages::Packages::Cluster, &go::Go])
 }
 
-/// The same for what `cargo xtask kernels` needs more, with guests of this machine's architecture or of another.
-pub(crate) fn kernels(other: bool) -> Result<()> {
-    bring_up(&[&packages::Packages::Kernels { other }])
+/// The same for what `cargo xtask kernels` needs more, with guests of these processors.
+pub(crate) fn kernels(guests: &[Architecture]) -> Result<()> {
+    let packages: Vec<packages::Packages> =
+        guests.iter().map(|&guest| packages::Packages::Kernels { guest }).collect();
+    let steps: Vec<&dyn Step> = packages.iter().map(|it| it as &dyn Step).collect();
+    bring_up(&steps)
 }
 
-/// Brings up what the static binary of an image needs more than everything else does.
-pub(crate) fn run_for_image() -> Result<()> {
-    bring_up(&[&static_target::StaticTarget])
+/// The same for what a static binary for a processor needs more.
+pub(crate) fn static_binary(architecture: Architecture) -> Result<()> {
+    bring_up(&[&static_target::StaticTarget(architecture)])
 }
 
 fn bring_up(steps: &[&dyn Step]) -> Result<()> {

@@ -154,13 +154,29 @@ fn check(command: &mut Command, name: &str) -> Result<Part> {
     Ok(Part { name: name.to_owned(), took: start.elapsed(), counts: Counts::default(), failed })
 }
 
-/// Builds the kernel tests alone, and says where they are and where cargo runs them.
-pub(crate) fn kernel_tests() -> Result<(PathBuf, PathBuf)> {
-    let messages =
-        build::messages(cargo().args(["test", "--no-run"]).args(PACKAGES).args(["--test", "kernel"]))?;
-    let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == "kernel");
-    let suite = suite.context("cargo built no kernel tests")?;
-    Ok((suite.executable, suite.directory))
+/// The kernel tests, built.
+#[derive(Debug)]
+pub(crate) struct KernelTests {
+    /// The test binary.
+    pub(crate) executable: PathBuf,
+    /// Where cargo runs it.
+    pub(crate) directory: PathBuf,
+}
+
+impl KernelTests {
+    /// Reads what cargo says.
+    pub(crate) fn read(messages: &[Value]) -> Result<Self> {
+        let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == "kernel");
+        let Suite { executable, directory, .. } = suite.context("cargo built no kernel tests")?;
+        Ok(Self { executable, directory })
+    }
+}
+
+/// Builds the kernel tests alone.
+pub(crate) fn kernel_tests() -> Result<KernelTests> {
+    let mut cargo = cargo();
+    cargo.args(["test", "--no-run"]).args(PACKAGES).args(["--test", "kernel"]);
+    KernelTests::read(&build::messages(&mut cargo)?)
 }
 
 /// Builds every test binary, and the binaries that they run.

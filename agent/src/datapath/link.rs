@@ -257,7 +257,8 @@ pub(super) fn name_of_program(id: u32) -> Option<String> {
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.ok()?;
-    let name = info.name.iter().map(|it| it.cast_unsigned()).take_while(|it| *it != 0).collect();
+    // `c_char` has a sign on some machines, and none on others.
+    let name = info.name.iter().map(|it| it.to_ne_bytes()[0]).take_while(|it| *it != 0).collect();
     String::from_utf8(name).ok().filter(|name| !name.is_empty())
 }
 

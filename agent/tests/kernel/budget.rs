@@ -85,8 +85,10 @@ impl Record {
     }
 
     fn text(&self) -> String {
-        let version =
-            |kernel: &&String| -> Vec<u32> { kernel.split('.').map(|it| it.parse().unwrap()).collect() };
+        let version = |kernel: &&String| -> (String, Vec<u32>) {
+            let (version, architecture) = kernel.split_once('-').unwrap_or((kernel, ""));
+            (architecture.to_owned(), version.split('.').map(|it| it.parse().unwrap()).collect())
+        };
         let kernels: BTreeSet<&String> = self.counts.values().flat_map(BTreeMap::keys).collect();
         let mut kernels: Vec<&String> = kernels.into_iter().collect();
         kernels.sort_by_key(version);
@@ -95,7 +97,11 @@ impl Record {
              # A test fails when one moves by more than a tenth and this file does not say so.\n",
         );
         let mut line = |first: [&str; 3], counts: Vec<String>| {
-            let counts = counts.iter().fold(String::new(), |line, count| format!("{line} {count:>7}"));
+            let counts = counts.iter().zip(&kernels);
+            let counts = counts.fold(String::new(), |line, (count, kernel)| {
+                let width = kernel.len().max(7);
+                format!("{line} {count:>width$}")
+            });
             writeln!(text, "{:<20} {:<11} {:<6}{counts}", first[0], first[1], first[2]).unwrap();
         };
         line(["program", "established", "log"], kernels.iter().map(|it| (*it).clone()).collect());
@@ -110,10 +116,11 @@ impl Record {
 /// In place of a count: the kernel has no such programs.
 const NONE: &str = "-";
 
-/// The first two numbers of this kernel's version.
+/// The first two numbers of this kernel's version, and its processor where the programs have fences for it.
 fn kernel() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    release.split(['.', '-']).take(2).collect::<Vec<_>>().join(".")
+    let version = release.split(['.', '-']).take(2).collect::<Vec<_>>().join(".");
+    if cfg!(target_arch = "x86_64") { version } else { format!("{version}-{}", std::env::consts::ARCH) }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod connections;
 mod control_flow;
 mod expiry;
 mod features;
+mod fences;
 mod floods;
 mod frames;
 mod fuzz;

@@ -154,7 +154,7 @@ fn image() -> PathBuf {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["xtask", "image", "--dev", "--output"])
+            .args(["xtask", "image", "--dev", "--target", std::env::consts::ARCH, "--output"])
             .arg(&archive);
         let output = cargo.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

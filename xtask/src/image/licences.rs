@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::files::Files;
+use crate::architecture::Architecture;
 use crate::build::{cargo, workspace};
-use crate::setup::static_target;
 
 /// What is linked: the agent, and the programs that it carries.
 const ROOTS: [&str; 2] = ["postern", "postern-ebpf"];
@@ -21,8 +21,8 @@ const OURS: [(&str, &str); 3] = [
     ("deploy/licences/musl.txt", "musl.txt"),
 ];
 
-/// Adds all texts.
-pub(super) fn add(files: &mut Files) -> Result<()> {
+/// Adds all texts that go with the binary for a processor.
+pub(super) fn add(files: &mut Files, architecture: Architecture) -> Result<()> {
     for (path, name) in OURS {
         files.licence(name, read(&workspace().join(path))?);
     }
@@ -30,7 +30,8 @@ pub(super) fn add(files: &mut Files) -> Result<()> {
         files.licence("rust-standard-library.html", text);
     }
     let mut cargo = cargo();
-    cargo.args(["metadata", "--locked", "--format-version=1", "--filter-platform", &static_target()]);
+    let target = architecture.static_target();
+    cargo.args(["metadata", "--locked", "--format-version=1", "--filter-platform", target]);
     let metadata: Value = serde_json::from_slice(&output(&mut cargo)?).context("read cargo metadata")?;
     let mut texts = BTreeMap::<String, Vec<String>>::new();
     let mut without = Vec::new();

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::architecture::Architecture;
 use super::wanted::Candidate;
+use crate::architecture::Architecture;
 
 /// Releases whose kernels are tried, from the archive of the distribution.
 const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];

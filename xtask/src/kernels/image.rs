@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::apt::{self, Apt};
-use super::architecture::Architecture;
 use super::wanted::Candidate;
+use crate::architecture::Architecture;
 
 /// Folders of drivers that a guest without hardware can use: a kernel's other modules are most of its 400 MB.
 const DRIVERS: [&str; 3] = ["net", "virtio", "char"];

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Apt};
-use super::architecture::Architecture;
+use crate::architecture::Architecture;
 
 /// What a guest's script and the tests call. `base-files` brings the links of a merged `/usr`.
 const PACKAGES: [&str; 8] =

@@ -6,13 +6,14 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
-use super::architecture::Architecture;
+use crate::architecture::Architecture;
 
 /// Those that are tried when none is named: the oldest and the newest that clusters of today run.
 pub(super) const DEFAULT: [&str; 2] = ["6.1", "newest"];
-/// Those of `--all`: what Debian's releases ship, with real-time scheduling too. 5.10 refuses the
-/// programs, which `--kernel 5.10` shows.
-pub(super) const ALL: [&str; 5] = ["6.1", "6.1-rt", "6.12", "6.12-rt", "newest"];
+/// Those of `--all`: what Debian's releases ship, with real-time scheduling too, and for another processor, with pages of 4 and of
+/// 16 KiB. 5.10 refuses the programs, which `--kernel 5.10` shows.
+pub(super) const ALL: [&str; 7] =
+    ["6.1", "6.1-rt", "6.12", "6.12-rt", "newest", "6.12-arm64", "newest-arm64-16k"];
 
 /// How a kernel was configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

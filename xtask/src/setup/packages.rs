@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::linker::LLVM;
 use super::{Step, progress};
+use crate::architecture::Architecture;
 
 /// What the build and the lab need from the distribution, beside the LLVM of [`LLVM`]. `cargo xtask bench traffic`
 /// compares with nftables, iptables and ipset.
@@ -47,8 +48,8 @@ pub(super) enum Packages {
     Cluster,
     /// For `cargo xtask kernels`.
     Kernels {
-        /// Whether guests have another processor than this machine.
-        other: bool,
+        /// Whose processor guests have.
+        guest: Architecture,
     },
 }
 
@@ -57,8 +58,8 @@ impl Packages {
         match self {
             Self::Base => [llvm()].into_iter().chain(OTHERS.map(str::to_owned)).collect(),
             Self::Cluster => OF_CLUSTER.map(str::to_owned).to_vec(),
-            Self::Kernels { other } => {
-                OF_KERNELS.into_iter().chain([emulator(*other).0]).map(str::to_owned).collect()
+            Self::Kernels { guest } => {
+                OF_KERNELS.into_iter().chain([guest.qemu_package()]).map(str::to_owned).collect()
             }
         }
     }
@@ -81,7 +82,8 @@ impl Step for Packages {
         match self {
             Self::Base => "packages",
             Self::Cluster => "packages of the cluster",
-            Self::Kernels { .. } => "packages of other kernels",
+            Self::Kernels { guest: Architecture::Amd64 } => "packages of x86_64 kernels",
+            Self::Kernels { guest: Architecture::Arm64 } => "packages of aarch64 kernels",
         }
     }
 
@@ -99,8 +101,8 @@ impl Step for Packages {
                     Ok(linker_is_there && programs.into_iter().all(in_path))
                 }
                 Self::Cluster => Ok(PROGRAMS_OF_CLUSTER.into_iter().all(in_path)),
-                Self::Kernels { other } => {
-                    Ok(PROGRAMS_OF_KERNELS.into_iter().chain([emulator(*other).1]).all(in_path))
+                Self::Kernels { guest } => {
+                    Ok(PROGRAMS_OF_KERNELS.into_iter().chain([guest.qemu()]).all(in_path))
                 }
             };
         }
@@ -139,15 +141,6 @@ impl Step for Packages {
         commands.push("sudo apt-get update".to_owned());
         commands.push(format!("sudo apt-get install --yes --no-install-recommends {packages}"));
         commands
-    }
-}
-
-/// The package of an emulator, and its program: for this machine's own architecture, or for the other one.
-fn emulator(other: bool) -> (&'static str, &'static str) {
-    if other == cfg!(target_arch = "aarch64") {
-        ("qemu-system-x86", "qemu-system-x86_64")
-    } else {
-        ("qemu-system-arm", "qemu-system-aarch64")
     }
 }
 

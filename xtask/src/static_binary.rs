@@ -1,4 +1,4 @@
-//! The one binary of an image: without shared libraries, and the same bytes wherever it is built.
+//! Binaries without shared libraries, for this machine's processor or another: the same bytes wherever they are built.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,17 +7,51 @@ use anyhow::{Context as _, Result, bail, ensure};
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
-use crate::build;
-use crate::setup::static_target;
+use crate::architecture::Architecture;
+use crate::build::{self, Built};
+use crate::setup;
+use crate::test::KernelTests;
 
-/// Builds `postern` for musl.
+/// Builds `postern` for each of these processors, as shipped, and says where they are.
+pub(crate) fn report(architectures: &[Architecture]) -> Result<()> {
+    for &architecture in architectures {
+        let path = build(architecture, "release")?;
+        println!("{:12} {}", architecture.rust(), path.display());
+    }
+    Ok(())
+}
+
+/// Builds `postern` of a profile, as images have it, after setting up what that takes.
 ///
-/// musl, because glibc's name resolution loads libraries at run time, and so is never quite static.
-pub(super) fn build(profile: &str) -> Result<PathBuf> {
-    let target = static_target();
+/// For musl, because glibc's name resolution loads libraries at run time, and so is never quite static.
+pub(crate) fn build(architecture: Architecture, profile: &str) -> Result<PathBuf> {
+    setup::static_binary(architecture)?;
     let mut cargo = build::cargo();
-    cargo.args(["build", "--locked", "--package", "postern", "--bin", "postern", "--target", &target]);
-    cargo.args(["--profile", profile]);
+    cargo.args(["build", "--locked", "--package", "postern", "--bin", "postern"]);
+    configure(&mut cargo, architecture, profile)?;
+    let built = build::run(&mut cargo)?;
+    let path = built.binaries.get("postern").context("cargo built no postern")?.clone();
+    ensure_static(&path)?;
+    Ok(path)
+}
+
+/// Builds `postern` and the kernel tests the same way, of the default profile. In one go: cargo would compile what they share twice, with
+/// other features.
+pub(crate) fn kernel_tests(architecture: Architecture) -> Result<(PathBuf, KernelTests)> {
+    setup::static_binary(architecture)?;
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--no-run", "--locked", "--package", "postern", "--test", "kernel"]);
+    configure(&mut cargo, architecture, "dev")?;
+    let messages = build::messages(&mut cargo)?;
+    let built = Built::read(&messages);
+    let path = built.binaries.get("postern").context("cargo built no postern")?.clone();
+    Ok((path, KernelTests::read(&messages)?))
+}
+
+/// Says for what, how, and with which tools.
+fn configure(cargo: &mut Command, architecture: Architecture, profile: &str) -> Result<()> {
+    let target = architecture.static_target();
+    cargo.args(["--target", target, "--profile", profile]);
     // Panics name source files: where the sources, crates and toolchain happen to be on this machine must not show.
     let mut flags = vec![remap(&build::workspace(), "/postern")?];
     if let Some(home) = cargo_home() {
@@ -28,10 +62,15 @@ pub(super) fn build(profile: &str) -> Result<PathBuf> {
     cargo.arg("--config").arg(format!("target.{target}.rustflags=[{}]", flags.join(", ")));
     // Symbols alone are a fifth of it. With them, a crash report would have names; what is needed is in the log.
     cargo.arg("--config").arg(format!("profile.{profile}.strip=\"symbols\""));
-    let built = build::run(&mut cargo)?;
-    let path = built.binaries.get("postern").context("cargo built no postern")?.clone();
-    ensure_static(&path)?;
-    Ok(path)
+    if architecture != Architecture::here()? {
+        let compiler = architecture.c_compiler();
+        let underscored = target.replace('-', "_");
+        cargo.arg("--config").arg(format!("target.{target}.linker=\"{compiler}\""));
+        cargo.env(format!("CC_{underscored}"), compiler);
+        // Its headers are those of glibc, whose checked variants of functions musl does not have.
+        cargo.env(format!("CFLAGS_{underscored}"), "-U_FORTIFY_SOURCE");
+    }
+    Ok(())
 }
 
 fn remap(from: &Path, to: &str) -> Result<String> {
