@@ -1,8 +1,10 @@
 //! One loaded object with one policy set, filled by the real engine and writer.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
@@ -85,10 +87,7 @@ impl Rig {
         loader.override_global("POSTERN_TICK", &tick, true);
         let mut ebpf = loader.load(code).context("loading the object")?;
         for program in Program::ALL {
-            let name = program.name();
-            let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load().with_context(|| format!("loading program {name}"))?;
+            object::load_program(&mut ebpf, program.name())?;
         }
         let mut maps = Maps::take(&mut ebpf)?;
         let vary = ebpf.take_map("VARY").context("no map VARY")?.try_into()?;
@@ -162,7 +161,8 @@ impl Rig {
         self.maps.set_endpoint(IFINDEX, endpoint)?;
         let table = match cell.packet {
             Packet::New(_, table, _) => table,
-            Packet::NewToService => Table::Room,
+            // Of what the pod just started, it would be an answer.
+            Packet::NewToService | Packet::DeniedAck | Packet::DeniedAckOfPods => Table::Room,
             Packet::EstablishedToService => return self.establish_to_service(packets),
             _ => return Ok(()),
         };
@@ -191,13 +191,21 @@ impl Rig {
     /// Shows a program so many packets in a row; returns nanoseconds per packet.
     pub(super) fn run(&mut self, program: Program, packets: &Packets, repeat: u32) -> Result<f64> {
         let mode = usize::try_from(packets.vary.mode)?;
-        self.vary.set(0, Vary { state: self.states[mode], ..packets.vary }, 0)?;
-        let counted = self.counted(program, packets.reason)?;
         let name = program.name();
-        let loaded: &SchedClassifier =
-            self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
-        let options = TestRunOptions { data_in: Some(&packets.frame), repeat, ..TestRunOptions::default() };
-        let duration = loaded.test_run(options).with_context(|| format!("running {name}"))?.duration;
+        let (counted, duration) = loop {
+            self.vary.set(0, Vary { state: self.states[mode], ..packets.vary }, 0)?;
+            let counted = self.counted(program, packets.reason)?;
+            let loaded: &SchedClassifier =
+                self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            let options =
+                TestRunOptions { data_in: Some(&packets.frame), repeat, ..TestRunOptions::default() };
+            match loaded.test_run(options) {
+                // By a signal, a debugger, or who freezes processes.
+                Err(ProgramError::SyscallError(error)) if error.io_error.kind() == ErrorKind::Interrupted => {
+                }
+                run => break (counted, run.with_context(|| format!("running {name}"))?.duration),
+            }
+        };
         let Vary { state, failed, .. } = self.vary.get(&0, 0)?;
         self.states[mode] = state;
         let repeat = u64::from(repeat);

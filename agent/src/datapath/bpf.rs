@@ -4,6 +4,29 @@
 
 use std::io;
 
+/// How often a program is tried to be loaded (`PROG_LOAD_ATTEMPTS` of libbpf).
+const ATTEMPTS: usize = 5;
+
+/// Loads a program, once more where the verifier has given up since a signal was waiting, or somebody stopped this process.
+pub(super) fn load<T, E>(
+    mut load: impl FnMut() -> Result<T, E>,
+    is_given_up: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut result = load();
+    for _ in 1..ATTEMPTS {
+        match &result {
+            Err(error) if is_given_up(error) => result = load(),
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Whether an error of `BPF_PROG_LOAD` says that the verifier has given up (`signal_pending` in `kernel/bpf/verifier.c`).
+pub(super) fn is_given_up(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAGAIN)
+}
+
 /// # Safety
 ///
 /// `attribute` must be laid out as the kernel's `union bpf_attr` is for this command, and its pointers must be valid.
@@ -15,5 +38,32 @@ pub(super) unsafe fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Resu
         Err(io::Error::last_os_error())
     } else {
         libc::c_int::try_from(result).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{ATTEMPTS, is_given_up, load};
+
+    /// How often it is tried while the kernel says this, and what comes of it.
+    fn tried(errno: i32, times: usize) -> (usize, Option<i32>) {
+        let mut tries = 0;
+        let loaded = load(
+            || {
+                tries += 1;
+                if tries > times { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+            },
+            is_given_up,
+        );
+        (tries, loaded.err().and_then(|error| error.raw_os_error()))
+    }
+
+    #[test]
+    fn what_was_given_up_is_tried_again_and_nothing_else() {
+        assert_eq!(tried(libc::EAGAIN, 2), (3, None));
+        assert_eq!(tried(libc::EAGAIN, 100), (ATTEMPTS, Some(libc::EAGAIN)));
+        assert_eq!(tried(libc::EACCES, 100), (1, Some(libc::EACCES)));
     }
 }

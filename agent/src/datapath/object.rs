@@ -14,6 +14,7 @@ use postern_common::LAYOUT_VERSION;
 use postern_common::conntrack::{ASKED, HALF_OPEN_ROWS, Lifetimes, SECOND};
 use postern_common::state::State;
 
+use super::bpf;
 use super::globals::Globals;
 use super::maps::{self, MapMismatch};
 use super::services::Services;
@@ -213,7 +214,7 @@ pub(super) fn verify(
         for (name, program) in ebpf.programs_mut() {
             if let Some(name) = names.iter().copied().find(|it| *it == name) {
                 let program = classifier(name, program)?;
-                loading.insert(name, scope.spawn(|| program.load()));
+                loading.insert(name, scope.spawn(|| load_again(program)));
             }
         }
         meanwhile();
@@ -234,7 +235,12 @@ pub fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError
     if program.fd().is_ok() {
         return Ok(());
     }
-    program.load().map_err(|source| refused(name, source))
+    load_again(program).map_err(|source| refused(name, source))
+}
+
+fn load_again(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let given_up = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if bpf::is_given_up(io_error));
+    bpf::load(|| program.load(), given_up)
 }
 
 /// Why the verifier refused a program: distributions bring younger features to older kernels, so that one is too old only once it has

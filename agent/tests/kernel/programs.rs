@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult};
 use postern::datapath::half_open;
 use postern::datapath::maps::Maps;
 use postern::datapath::object::{self, PROGRAMS, Settings, TICKS};
@@ -49,8 +49,7 @@ impl Programs {
     pub(crate) fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> bool {
         let program = self.ebpf.program(PROGRAMS[usize::from(number(direction))]).unwrap();
         let program: &SchedClassifier = program.try_into().unwrap();
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        match program.test_run(options).unwrap().return_value.cast_signed() {
+        match run(program, frame, repeat).unwrap().return_value.cast_signed() {
             NEXT => true,
             SHOT => false,
             other => panic!("TC was told {other}"),
@@ -78,6 +77,19 @@ impl Counted {
         let direction = usize::from(number(direction));
         let grown = self.0[direction].iter().zip(&earlier.0[direction]).map(|(now, then)| now - then);
         Reason::ALL.iter().copied().zip(grown).filter(|(_, grown)| *grown != 0).collect()
+    }
+}
+
+/// Shows a program a frame so many times in a row. The kernel breaks off in between when a signal is waiting, or a debugger, or who freezes
+/// processes: then it is done again.
+fn run(program: &SchedClassifier, frame: &[u8], repeat: u32) -> Result<TestRunResult, ProgramError> {
+    let options = || TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+    loop {
+        match program.test_run(options()) {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

@@ -113,7 +113,7 @@ fn nothing_is_left(lab: &Lab, packets: u32) {
             while !over.load(Ordering::Relaxed) {
                 tried += 1;
                 failed += u32::from(!opens(far, server));
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(10));
             }
             (tried, failed)
         });

@@ -13,7 +13,7 @@ use aya_obj::generated::{__BindgenBitfieldUnit, bpf_func_info, bpf_insn};
 use aya_obj::{Function, Object};
 
 use super::{BehindNatError, PLACES, Place};
-use crate::datapath::bpf::bpf;
+use crate::datapath::bpf;
 use crate::datapath::btf;
 use crate::datapath::link;
 use crate::datapath::object::OBJECT;
@@ -71,7 +71,7 @@ fn verified_instructions(program: &OwnedFd) -> Result<u32, BehindNatError> {
         info: (&raw mut info) as u64,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Info)?;
+    unsafe { bpf::bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Info)?;
     Ok(info.verified_insns)
 }
 
@@ -171,7 +171,7 @@ fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
         btf_log_true_size: 0,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    let descriptor = unsafe { bpf(BTF_LOAD, &mut load)? };
+    let descriptor = unsafe { bpf::bpf(BTF_LOAD, &mut load)? };
     // SAFETY: the kernel just opened it for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
@@ -239,7 +239,7 @@ fn try_load(name: &CStr, code: &Code<'_>, log: &mut [u8]) -> io::Result<OwnedFd>
         line_info_rec_size: 0,
     };
     // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    let descriptor = unsafe { bpf(PROG_LOAD, &mut load)? };
+    let descriptor = bpf::load(|| unsafe { bpf::bpf(PROG_LOAD, &mut load) }, bpf::is_given_up)?;
     // SAFETY: the kernel just opened it for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

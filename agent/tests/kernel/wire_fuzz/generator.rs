@@ -32,6 +32,11 @@ pub(super) enum Step {
         rules_first: bool,
         forget: bool,
     },
+    /// Whoever chooses backends knows of a change that the agent does not know of yet: the next [`Self::Set`] tells both.
+    Rules {
+        service: Option<usize>,
+        forget: bool,
+    },
     /// conntrack forgets.
     Forget,
 }
@@ -51,7 +56,8 @@ pub(super) fn sequence(seed: u64, number: u64) -> Vec<Step> {
                 Step::Set { setting, rules_first: dice.percent(50), forget: dice.percent(50) }
             }
             10..=13 => Step::Forget,
-            14..=250 => Step::Answer { back: dice.below(6), routed: dice.percent(60) },
+            14..=19 => Step::Rules { service: service(&mut dice), forget: dice.percent(70) },
+            20..=250 => Step::Answer { back: dice.below(6), routed: dice.percent(60) },
             251..=400 => Step::Again { back: dice.below(12) },
             _ => Step::Send(shape(&mut dice)),
         });
@@ -78,8 +84,13 @@ fn change(dice: &mut Dice, setting: &mut Setting) {
             let Good(good) = &mut setting.good;
             good[which] = !good[which];
         }
-        _ => setting.service = dice.one_of(&[None, Some(0), Some(1), Some(0), Some(1), Some(2), Some(3)]),
+        _ => setting.service = service(dice),
     }
+}
+
+/// Which backend the Service leads to, if there is one.
+fn service(dice: &mut Dice) -> Option<usize> {
+    dice.one_of(&[None, Some(0), Some(1), Some(0), Some(1), Some(2), Some(3)])
 }
 
 fn shape(dice: &mut Dice) -> Shape {

@@ -62,6 +62,8 @@ pub(super) struct Sent {
 
 pub(super) struct Model {
     pub(super) setting: Setting,
+    /// Whoever chooses backends has one chosen of which the agent does not know.
+    pub(super) is_late: bool,
     pub(super) tunnel: bool,
     /// What was allowed stays so.
     keep: bool,
@@ -80,6 +82,7 @@ impl Model {
     pub(super) fn new(setting: Setting, tunnel: bool, keep: bool) -> Self {
         Self {
             setting,
+            is_late: false,
             tunnel,
             keep,
             changes: 0,
@@ -91,6 +94,14 @@ impl Model {
 
     pub(super) fn set(&mut self, setting: Setting) {
         self.setting = setting;
+        self.is_late = false;
+        self.changes += 1;
+    }
+
+    /// Packets to the Service are led elsewhere, and the agent does not know of it.
+    pub(super) fn lead(&mut self, service: Option<usize>) {
+        self.setting.service = service;
+        self.is_late = true;
         self.changes += 1;
     }
 

@@ -26,7 +26,8 @@ impl Model {
         let from = if shape.from == Place::Node { Who::Of(Place::Node) } else { Who::Of(shape.from) };
         let is_own = shape.source == from
             || shape.from == Place::Outside && matches!(shape.source, Who::Remote | Who::Block);
-        if !starts || !is_own {
+        // Of an address that the agent takes for something else than it is, anything may be said.
+        if !starts || !is_own || self.is_late && is_frontend(packet) {
             return Vec::new();
         }
         let is_translated = self.setting.service.is_some() && is_frontend(packet);
@@ -78,6 +79,7 @@ impl Model {
     pub(super) fn must_answer(&self, shape: &Shape, frame: &Frame<'_>) -> Option<Place> {
         let Content::Ip(packet) = &frame.content else { return None };
         if shape.vlan.is_some()
+            || self.is_late
             || !matches!(shape.load, Load::Udp { .. })
             || shape.source != Who::Of(shape.from)
         {

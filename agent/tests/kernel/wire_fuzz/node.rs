@@ -46,6 +46,8 @@ pub(super) struct Node {
     accomplice: Veth,
     tunnel_ports: BTreeSet<u16>,
     setting: Setting,
+    /// Which backend nftables leads to.
+    rules: Option<usize>,
 }
 
 impl Node {
@@ -67,6 +69,7 @@ impl Node {
             accomplice: world.accomplice.clone(),
             tunnel_ports: world.tunnel_ports.clone(),
             setting,
+            rules: setting.service,
         };
         node.apply(&pod("accomplice", Who::Of(Place::Accomplice), "node-a", "app: accomplice"));
         let (uplink4, uplink6) = (Who::Uplink.v4(), Who::Uplink.v6());
@@ -85,7 +88,8 @@ impl Node {
     /// Makes everything as it is to be.
     pub(super) fn set(&mut self, setting: Setting, rules_first: bool) {
         let before = std::mem::replace(&mut self.setting, setting);
-        let rules = before.service != setting.service;
+        let rules = self.rules != setting.service;
+        self.rules = setting.service;
         if rules && rules_first {
             self.put_rules();
         }
@@ -94,13 +98,19 @@ impl Node {
                 self.put_policy(which);
             }
         }
-        if before.good != setting.good || rules {
+        if before.good != setting.good || before.service != setting.service {
             self.put_backends();
         }
         self.settle();
         if rules && !rules_first {
             self.put_rules();
         }
+    }
+
+    /// Has nftables lead elsewhere, before the agent knows of it.
+    pub(super) fn lead(&mut self, service: Option<usize>) {
+        self.rules = service;
+        self.put_rules();
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -177,7 +187,7 @@ impl Node {
                 writeln!(own, "{ip} saddr {address} {ip} daddr {address} masquerade").unwrap();
             }
         }
-        if let Some(which) = self.setting.service {
+        if let Some(which) = self.rules {
             let (v4, v6) = (BACKENDS[which].v4(), BACKENDS[which].v6());
             for protocol in ["tcp", "udp"] {
                 for (who, port) in [(Who::Frontend, SERVICE_PORT), (Who::Uplink, NODE_PORT)] {

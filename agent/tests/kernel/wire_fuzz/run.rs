@@ -216,6 +216,16 @@ impl Run {
                     play.model.forget();
                 }
             }
+            Step::Rules { service, forget } => {
+                play.done.push(step.clone());
+                self.settle(play);
+                self.node.lead(*service);
+                play.model.lead(*service);
+                if *forget {
+                    flush_conntrack();
+                    play.model.forget();
+                }
+            }
             Step::Forget => {
                 play.done.push(Step::Forget);
                 self.settle(play);
