@@ -64,11 +64,10 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     }
     // (3)
     let (protocol, at) = match A::transport(skb) {
-        Ok((_, NO_HEADER)) => return None,
+        Ok((_, NO_HEADER)) | Err(Unreadable::NotLinear) => return None,
         Ok((protocol, at)) => (skb.forget(protocol.into()) as u8, skb.forget(at)),
         Err(Unreadable::Malformed) => return Some(Reason::Malformed),
         Err(Unreadable::SourceRouted) => return Some(Reason::SourceRouted),
-        Err(Unreadable::NotLinear) => return None,
     };
     let source = skb.read::<A>(A::SOURCE)?;
     let transport = parse::transport_of_skb(skb, at, protocol)?;
