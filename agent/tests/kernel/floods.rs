@@ -57,9 +57,7 @@ const FRONTEND: End = ("10.96.0.10", 53);
 const BACKEND: End = ("10.0.1.1", 5353);
 
 /// Flows of one flood: more than any table has room for, were it not shared out.
-const FLOOD: u32 = 250_000;
-/// Flows of some.
-const LONG_FLOOD: u32 = 1_000_000;
+const FLOOD: u32 = 1_000_000;
 
 /// A busy machine must not make anything expire.
 const LIFETIMES: Lifetimes = Lifetimes {
@@ -295,7 +293,7 @@ fn of_established(name: &str, from: From, frame: &[u8]) {
 
 /// A flood of streams that nobody answers.
 fn of_streams(name: &str, from: From, frame: &[u8]) {
-    flood(name, from, (LONG_FLOOD, frame), |rig, frame| {
+    flood(name, from, (FLOOD, frame), |rig, frame| {
         assert!(rig.passes_times(IFINDEX, from.direction(), frame, 10));
     });
 }

@@ -138,7 +138,12 @@ impl Model {
         // Of what is not addressed to the node, that is not known: it may see it, and forget it again.
         let (there, back) = if to_node { (service, None) } else { (UNKNOWN, UNKNOWN) };
         self.translated.entry((protocol, source, pod_port, destination, peer_port)).or_insert(there);
-        self.translated.entry((protocol, destination, peer_port, source, pod_port)).or_insert(back);
+        let answered =
+            self.translated.entry((protocol, destination, peer_port, source, pod_port)).or_insert(back);
+        if answered.is_some() {
+            // What was to be translated may have been dropped: then this one begins the connection, and what is sent next is its answer.
+            *answered = UNKNOWN;
+        }
         if source != Who::Of(shape.from).address(source.is_ipv6()) {
             return;
         }
