@@ -425,7 +425,8 @@ impl Datapath {
             self.endpoints.reconcile(&mut self.programs, &mut self.maps, epoch, wanted, hold);
         errors.extend(failed.into_iter().map(ExecuteError::from));
         errors.extend(self.hook_unconfirmed(wanted, hold).err());
-        if !is_needed && self.endpoints.enforcing().is_empty() {
+        // An earlier agent's programs of another layout, of which nothing is known here, may rely on it.
+        if !hold && !is_needed && self.endpoints.enforcing().is_empty() {
             errors.extend(self.detach_judge().err());
         }
         if !hold && errors.is_empty() {
@@ -494,7 +495,7 @@ impl Datapath {
             return self.detach_judge();
         }
         if let Err(error) = self.judge.attach(&mut self.programs) {
-            if !self.judge.is_judged(&self.links) {
+            if !Judge::is_judged_anyway(&self.links) {
                 self.writer.set_behind_nat(&mut self.maps, false)?;
             }
             return Err(error.into());

@@ -89,16 +89,16 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
         return None;
     }
     let mut target = Target { address: A::default(), port: 0, source_port: 0, protocol: 0, at: 0 };
-    let readable = if tag == UNTAGGED { UNREADABLE } else { read(skb, &mut target) };
-    if readable != UNREADABLE {
+    let readable = if tag == UNTAGGED && !S::IS_TRANSLATED { UNREADABLE } else { read(skb, &mut target) };
+    if readable != UNREADABLE && tag != UNTAGGED {
         if tag == NOTHING_NOTED {
             return of_new(&sender, source, &target);
         }
         let mut crossing = Crossing::default();
         let likeness = likeness(skb, source, &target, &mut crossing);
         if likeness != UNLIKE
-            && may_be_from(iif, &mut sender, &crossing)
-            && shows(skb, &sender, source, &crossing)
+            && may_be_from(skb, &mut sender, &crossing)
+            && shows(skb, &sender, source, (&crossing, likeness))
         {
             if readable == LATER_FRAGMENT {
                 // Without the first one, which is judged, nobody can put it together.
@@ -106,18 +106,29 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
             }
             return Some(of_noted(skb, &sender, &crossing, likeness == SAME, &target));
         }
+        if S::IS_TRANSLATED && sender.ifindex == 0 {
+            // Its slot is another packet's by now, of the same bridge: so is the pod that sent it, if it has programs.
+            take_port(iif, &mut sender, &crossing);
+        }
     }
     untraceable(skb, &sender, source, &target)
 }
 
-/// Whether a packet shows the address of its pod: or that of its node, where source NAT may be behind it.
+/// Whether a packet shows the address of its pod: or where source NAT may be behind it that of its node, or any, if it is surely the
+/// one that was noted.
 #[inline(always)]
-fn shows<A: Address, S: Routed>(skb: S, sender: &Sender, source: A, crossing: &Crossing) -> bool {
+fn shows<A: Address, S: Routed>(
+    skb: S,
+    sender: &Sender,
+    source: A,
+    (crossing, likeness): (&Crossing, u32),
+) -> bool {
     if !S::IS_TRANSLATED || crossing.pod == source.widen() {
         return true;
     }
-    // What the node put into a tunnel shows that, too, and came in by no interface.
-    skb.iif() != 0 && source.is_nodes(sender.endpoint.epoch)
+    // What the node put into a tunnel shows its address, too, and came in by no interface.
+    let is_surely_noted = sender.is_sure != 0 && likeness == SAME;
+    skb.iif() != 0 && (is_surely_noted || source.is_nodes(sender.endpoint.epoch))
 }
 
 /// The veth that a packet came in by; or else that of the pod that has its source address.
@@ -226,6 +237,8 @@ fn likeness<A: Address, S: Routed>(skb: S, source: A, target: &Target<A>, crossi
     match (is_alike, is_same) {
         (false, _) => UNLIKE,
         (true, false) => ALIKE,
+        // Without either, any packet of its node's may be it.
+        (true, true) if crossing.content == 0 && !is_pods => ALIKE,
         (true, true) => SAME,
     }
 }
@@ -242,7 +255,8 @@ fn slot(skb: impl Routed) -> Option<*mut Crossing> {
 /// Other ways from a veth to here (a VLAN's device on its bridge, say) are not known. What came by them is judged as what was noted, if its
 /// source address is of that veth's pod, but nothing is remembered of it: any pod may have sent it.
 #[inline(always)]
-fn may_be_from(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
+fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> bool {
+    let iif = skb.iif();
     if sender.ifindex == crossing.ifindex {
         return true;
     }
@@ -250,8 +264,22 @@ fn may_be_from(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
         // By another pod's veth.
         return false;
     }
-    // Of a pod that may send from others' addresses.
-    if apart::master(crossing.ifindex) != iif {
+    // Of a pod that may send from others' addresses, or whose address source NAT has taken off.
+    if take_port(iif, sender, crossing) {
+        return true;
+    }
+    if !S::IS_TRANSLATED || iif == 0 || sender.ifindex != 0 {
+        return false;
+    }
+    // By another way, and with its node's address.
+    sender.ifindex = crossing.ifindex;
+    take_endpoint(crossing.ifindex, &mut sender.endpoint)
+}
+
+/// Takes the veth where something was noted for the sender of what came in by the bridge of which that is a port. Says whether it is one.
+#[inline(always)]
+fn take_port(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
+    if iif == 0 || apart::master(crossing.ifindex) != iif {
         return false;
     }
     (sender.ifindex, sender.is_sure) = (crossing.ifindex, 1);

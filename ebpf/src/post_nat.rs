@@ -3,7 +3,8 @@
 //!
 //! Source NAT is behind the packet by then, nothing tells what conntrack says of it, and it may be in fragments, so that:
 //!
-//! 1. what shows its node's address is known by its tag and content alone, if it came in where that was noted;
+//! 1. what shows its node's address is known by its tag and content alone, if it came in where that was noted; what shows yet another one,
+//!    by both;
 //! 2. what was judged by the address that stands on it, of which nothing was noted, passes: a flow that is older than the Service that its
 //!    address has become goes on until the agent knows of that;
 //! 3. later fragments pass where the first one is judged.
@@ -37,9 +38,9 @@ pub fn judge(ctx: &TcContext) -> i32 {
     }
     // SAFETY: the context is the running program's.
     let verdict = unsafe {
-        match u16::from_be((*skb.0).protocol as u16) {
-            ethertype::IPV4 => apart::post_nat4(skb.0),
-            ethertype::IPV6 => apart::post_nat6(skb.0),
+        match (u16::from_be((*skb.0).protocol as u16), skb.version()) {
+            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => apart::post_nat4(skb.0),
+            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => apart::post_nat6(skb.0),
             _ => return TC_ACT_UNSPEC,
         }
     };
@@ -60,6 +61,12 @@ impl Leaving {
     #[inline(always)]
     pub unsafe fn of(skb: *mut __sk_buff) -> Self {
         Self(skb)
+    }
+
+    /// The version that the IP header says, if there is one.
+    #[inline(always)]
+    fn version(self) -> u8 {
+        self.read::<u8>(0).unwrap_or_default() >> 4
     }
 }
 
@@ -93,7 +100,7 @@ impl Routed for Leaving {
     /// As its IP header says: what is in front of that is counted here, and differs from device to device.
     #[inline(always)]
     fn length(self, offset: u32) -> u32 {
-        let total = if self.read::<u8>(0).unwrap_or_default() >> 4 == 4 {
+        let total = if self.version() == 4 {
             u32::from(u16::from_be(self.read(2).unwrap_or_default()))
         } else {
             u32::from(u16::from_be(self.read(4).unwrap_or_default())) + IPV6_HEADER

@@ -30,6 +30,8 @@ pub struct PostNat {
     devices: BTreeMap<u32, String>,
     /// Devices that carry this agent's program.
     attached: BTreeSet<u32>,
+    /// Whether any may carry it, or an earlier agent's.
+    is_on: bool,
 }
 
 /// Why the program is not on a device.
@@ -59,7 +61,7 @@ impl PostNat {
     #[must_use]
     pub fn new(mode: Mode, links: &Path) -> Self {
         let (devices, attached) = Default::default();
-        Self { mode, links: links.to_owned(), devices, attached }
+        Self { mode, links: links.to_owned(), devices, attached, is_on: true }
     }
 
     /// By which devices packets may leave, as last seen.
@@ -75,6 +77,7 @@ impl PostNat {
     /// See [`PostNatError`]: at least one device lacks it. A device that is gone by now does not.
     pub fn attach(&mut self, programs: &mut Programs) -> Result<(), PostNatError> {
         let mut result = Ok(());
+        self.is_on = true;
         for (ifindex, name) in &self.devices {
             if self.attached.contains(ifindex) {
                 continue;
@@ -108,8 +111,12 @@ impl PostNat {
     ///
     /// See [`PostNatError`].
     pub fn detach(&mut self) -> Result<(), PostNatError> {
-        self.attached.clear();
-        Self::forget(&self.links, &self.devices)
+        if self.is_on {
+            self.attached.clear();
+            Self::forget(&self.links, &self.devices)?;
+            self.is_on = false;
+        }
+        Ok(())
     }
 
     /// Takes off these devices what any agent attached, and whatever is pinned.

@@ -118,6 +118,12 @@ impl Judge {
         BehindNat::is_judged(links) || matches!(&self.way, Way::Egress(post_nat) if post_nat.is_attached())
     }
 
+    /// The same where this agent's program cannot be put on some device: programs in netfilter's hooks need no devices.
+    #[must_use]
+    pub fn is_judged_anyway(links: &Path) -> bool {
+        BehindNat::is_judged(links)
+    }
+
     /// By which devices packets may leave.
     pub fn set_devices(&mut self, devices: &BTreeMap<u32, String>) {
         self.devices.clone_from(devices);

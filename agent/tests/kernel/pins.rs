@@ -190,7 +190,7 @@ fn a_filter_that_was_deleted_by_hand_is_attached_anew() {
         by_hand::delete_filters(&pods[0].veth);
         assert_eq!(programs(pods), 3);
         // Somebody else's, of a priority in front of ours.
-        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth, 7);
+        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth.interface, 7);
         agent(&pins.0, Mode::Clsact, pods);
         assert_eq!(programs(pods), 5);
         agent(&pins.0, Mode::Clsact, pods);

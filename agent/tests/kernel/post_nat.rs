@@ -8,14 +8,15 @@ use std::process::Command;
 use aya::programs::{SchedClassifier, TcAttachType};
 use postern::datapath::Datapath;
 use postern::datapath::attach::{Mode, probe};
-use postern::datapath::object::Settings;
+use postern::datapath::maps::Maps;
+use postern::datapath::object::{Settings, map_folder};
 use postern::datapath::readback::Foreign;
 use postern::datapath::services::Services;
 use postern::datapath::wanted::Wanted;
 use postern::links::Scanner;
 
 use crate::features;
-use crate::pins::{by_hand, links};
+use crate::pins::{by_hand, links, programs_of_tests};
 use crate::pod_netns::PodNetns;
 use crate::removal::{Pins, on_node, remove, runtime};
 
@@ -164,4 +165,34 @@ fn uninstall_takes_it_off_every_device() {
             assert!(!pins.0.exists());
         });
     }
+}
+
+#[test]
+fn a_device_that_refuses_it_closes_services_and_is_named() {
+    on_node(|pods| {
+        let pins = Pins::new("egress-refused");
+        let mut datapath = start(&pins.0, Mode::Clsact, Services::Egress);
+        assert_eq!(reconcile(&mut datapath, &isolated(pods)), [""; 0]);
+        assert!(is_left_to_it(&pins.0));
+        // Without an egress hook, and with a filter that is not moved.
+        ip(&["link", "add", "uplink", "type", "bridge"]);
+        tc(&["qdisc", "add", "dev", "uplink", "ingress"]);
+        by_hand::attach_filter(&mut programs_of_tests(), "uplink", 40_000);
+        let [error] = &reconcile(&mut datapath, &isolated(pods))[..] else { panic!("one error") };
+        for word in ["uplink", "ingress qdisc", "--services together"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        assert!(!is_left_to_it(&pins.0), "what nobody judges does not pass");
+        tc(&["qdisc", "del", "dev", "uplink", "ingress"]);
+        assert_eq!(reconcile(&mut datapath, &isolated(pods)), [""; 0]);
+        assert!(is_left_to_it(&pins.0));
+    });
+}
+
+/// Whether packets to frontends pass on the veth, to be judged by their backends.
+fn is_left_to_it(pins: &Path) -> bool {
+    let here = std::fs::read_dir(pins).unwrap().map(|entry| entry.unwrap().path());
+    let here = here.into_iter().find(|path| path.join("links").is_dir()).unwrap();
+    let maps = Maps::open(&map_folder(&here)).unwrap();
+    maps.state.get(&0, 0).unwrap().behind_nat != 0
 }

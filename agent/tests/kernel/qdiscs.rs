@@ -97,7 +97,7 @@ fn a_qdisc_whose_filters_cannot_be_moved_is_named_and_the_agent_is_not_ready() {
         route(pods);
         sh("tc qdisc add dev veth-1 ingress");
         // The kernel does not give a filter's program away to those who may not administer the system.
-        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth, 40_000);
+        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth.interface, 40_000);
         let agent = agent("immovable", "clsact");
         let status = agent.wait_for(|status| status.synced && !status.errors.is_empty());
         assert!(!status.ready, "{status:?}");
@@ -175,7 +175,7 @@ fn others_are_named_and_on_which_side_of_ours_they_stand() {
 fn a_program_before_ours_is_named_and_may_be_what_somebody_wants() {
     on_node(|pods| {
         sh("tc qdisc add dev veth-1 clsact");
-        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth, 7);
+        by_hand::attach_filter(&mut programs_of_tests(), &pods[0].veth.interface, 7);
         let agent = agent("wanted", "clsact");
         let status = agent.wait_for(|status| status.ready && !status.foreign.is_empty());
         let [it] = &status.foreign[..] else { panic!("{:?}", status.foreign) };

@@ -15,9 +15,9 @@ pub mod ethertype {
     /// `ETH_P_IPV6`
     pub const IPV6: u16 = 0x86dd;
     /// `ETH_P_8021Q`
-    pub(super) const VLAN: u16 = 0x8100;
+    pub const VLAN: u16 = 0x8100;
     /// `ETH_P_8021AD`
-    pub(super) const SERVICE_VLAN: u16 = 0x88a8;
+    pub const SERVICE_VLAN: u16 = 0x88a8;
 }
 
 /// Offset of the ethertype behind the two addresses.

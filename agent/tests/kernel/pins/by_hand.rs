@@ -42,10 +42,10 @@ pub(crate) fn delete_filters(veth: &Veth) {
 }
 
 /// `tc filter add dev ... ingress pref ... bpf direct-action ...`
-pub(crate) fn attach_filter(programs: &mut Ebpf, veth: &Veth, priority: u16) {
+pub(crate) fn attach_filter(programs: &mut Ebpf, interface: &str, priority: u16) {
     let options = TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() });
     let program = object::program(programs, PROGRAMS[0]).unwrap();
-    let id = program.attach_with_options(&veth.interface, TcAttachType::Ingress, options).unwrap();
+    let id = program.attach_with_options(interface, TcAttachType::Ingress, options).unwrap();
     std::mem::forget(program.take_link(id).unwrap());
 }
 
