@@ -229,9 +229,10 @@ fn likeness<A: Address, S: Routed>(skb: S, source: A, target: &Target<A>, crossi
         if is_whole { skb.read::<u64>(target.at + content_at(target.protocol as u8)) } else { None };
     let is_same = crossing.content == 0 || content == Some(crossing.content);
     let is_pods = crossing.pod == source.widen();
-    // Source NAT writes both.
-    let may_be_pods =
-        is_pods && (crossing.pod_port == target.source_port || !is_whole) || S::IS_TRANSLATED && !is_pods;
+    // Source NAT writes both, or the port alone: where conntrack knows another connection to the same backend from it.
+    let is_certain = crossing.content != 0 && content == Some(crossing.content);
+    let may_be_pods = is_pods && (crossing.pod_port == target.source_port || !is_whole)
+        || S::IS_TRANSLATED && (!is_pods || is_certain);
     let is_alike =
         crossing.protocol == A::FAMILY | target.protocol && may_be_pods && (is_same || content.is_none());
     match (is_alike, is_same) {

@@ -16,6 +16,7 @@ use postern_lab::story;
 use postern_lab::working_copy::Files;
 use postern_policy::model::{NamespacedName, Protocol};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::inside::{ask, command, connect, node, pod};
 use crate::manifests::{Cluster, PodSpec};
@@ -234,6 +235,34 @@ fn of_a_thousand_connections_exactly_those_to_the_allowed_backend_work() {
             assert!(of(11) > 300 && of(12) > 300, "{when}");
         }
     });
+}
+
+/// Conntrack gives a connection another port where one to the same backend, through a Service, has it already.
+#[test]
+fn a_port_that_a_service_took_is_free_for_its_backend() {
+    run(async {
+        let files =
+            cluster("node-a", "node-b", &["allowed"]).policy("shop", "client", &egress(&["allowed"])).0;
+        let lab = up_with(&files).await;
+        let client = pod(&lab, "shop/client");
+        let through = connect_from(client, 45_000, FRONTEND.into());
+        assert!(through.is_ok(), "through the Service: {through:?}");
+        let direct = connect_from(client, 45_000, ([10, 244, 1, 11], 8080).into());
+        assert!(direct.is_ok(), "the backend itself: {direct:?}");
+    });
+}
+
+/// A connection from a port that others may have, too.
+fn connect_from(client: &Netns, port: u16, to: SocketAddr) -> std::io::Result<Socket> {
+    let connect = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::from(([0; 4], port)).into())?;
+        socket.connect_timeout(&to.into(), Duration::from_secs(5))?;
+        Ok(socket)
+    };
+    client.within(connect).unwrap()
 }
 
 /// Whether agents judge packets to Services on the devices that these leave by: `cargo xtask test` runs these tests so, too. Conntrack
