@@ -3,7 +3,7 @@
 
 /// A few of each thing that a kernel can get wrong: reading packets, maps, spin locks, attaching and taking off, what
 /// the kernel does by itself at veths and in netfilter, capabilities; and both fuzzers.
-pub(super) const TESTS: [&str; 18] = [
+pub(super) const TESTS: [&str; 19] = [
     "parsing::extension_headers_in_order_and_out_of_order",
     "parsing::fragments_of_both_families",
     "reasons::what_the_pod_sends_is_judged_by_egress_rules",
@@ -12,6 +12,7 @@ pub(super) const TESTS: [&str; 18] = [
     "link::neighbour_discovery_comes_from_the_link",
     "tunnels::under_policy",
     "services::a_change_of_policy_is_about_the_backend",
+    "post_nat::every_device_carries_it_while_a_pod_is_isolated",
     "recall::a_change_of_policy_is_seen_by_the_next_packet",
     "expiry::what_has_expired_or_lost_its_veth_goes_and_the_rest_stays",
     "realtime::every_packet_is_judged_alike_and_gives_its_place_back",
