@@ -46,8 +46,8 @@ pub struct Status {
     /// The first picture of the cluster is complete: nothing new is enforced before.
     #[serde(default)]
     pub synced: bool,
-    /// How packets to Services are judged: `behind-nat`, by the backend that each goes to, or `together`, by all backends of a
-    /// frontend.
+    /// How packets to Services are judged: by the backend that each goes to, in netfilter's hooks (`behind-nat`) or on the devices that
+    /// they leave by (`egress`), or by all backends of a frontend (`together`).
     #[serde(default)]
     pub services: String,
     /// How the agent came by its programs: `loaded`, or `reused`, as an earlier agent left them.

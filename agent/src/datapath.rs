@@ -135,7 +135,7 @@ pub enum ExecuteError {
     /// Endpoints.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// The programs behind NAT.
+    /// What judges packets to Services.
     #[error(
         "judging what goes to Services: {0}; until that works, isolated pods reach none, unless an earlier agent's programs go on; \
          --services together goes without these programs"

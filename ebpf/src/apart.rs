@@ -17,7 +17,7 @@ use postern_common::verdict::VerdictKey;
 
 use crate::family::Address;
 use crate::half_open::Destination;
-use crate::post_nat::Leaving;
+use crate::post_nat::EgressSkb;
 use crate::scene::Scene;
 use crate::{behind_nat, filter, half_open, parse, recall, tunnel, verdict};
 
@@ -355,7 +355,7 @@ pub extern "C" fn master(ifindex: u32) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the caller's.
-    behind_nat::judge::<u32>(unsafe { Leaving::of(skb) })
+    behind_nat::judge::<u32>(unsafe { EgressSkb::of(skb) })
 }
 
 /// The same of an IPv6 packet.
@@ -367,7 +367,7 @@ pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn post_nat6(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the caller's.
-    behind_nat::judge::<[u32; 4]>(unsafe { Leaving::of(skb) })
+    behind_nat::judge::<[u32; 4]>(unsafe { EgressSkb::of(skb) })
 }
 
 /// [`half_open::holds_among`]: 1 where there is one.

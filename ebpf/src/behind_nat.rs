@@ -98,7 +98,7 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
         let likeness = likeness(skb, source, &target, &mut crossing);
         if likeness != UNLIKE
             && may_be_from(skb, &mut sender, &crossing)
-            && shows(skb, &sender, source, (&crossing, likeness))
+            && is_source_of(skb, &sender, source, (&crossing, likeness))
         {
             if readable == LATER_FRAGMENT {
                 // Without the first one, which is judged, nobody can put it together.
@@ -108,7 +108,7 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
         }
         if S::IS_TRANSLATED && sender.ifindex == 0 {
             // Its slot is another packet's by now, of the same bridge: so is the pod that sent it, if it has programs.
-            take_port(iif, &mut sender, &crossing);
+            identify_by_bridge(iif, &mut sender, &crossing);
         }
     }
     untraceable(skb, &sender, source, &target)
@@ -117,7 +117,7 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
 /// Whether a packet shows the address of its pod: or where source NAT may be behind it that of its node, or any, if it is surely the
 /// one that was noted.
 #[inline(always)]
-fn shows<A: Address, S: Routed>(
+fn is_source_of<A: Address, S: Routed>(
     skb: S,
     sender: &Sender,
     source: A,
@@ -254,7 +254,7 @@ fn slot(skb: impl Routed) -> Option<*mut Crossing> {
 /// of which that is a port.
 ///
 /// Other ways from a veth to here (a VLAN's device on its bridge, say) are not known. What came by them is judged as what was noted, if its
-/// source address is of that veth's pod, but nothing is remembered of it: any pod may have sent it.
+/// source address is of that veth's pod, or behind source NAT the node's, but nothing is remembered of it: any pod may have sent it.
 #[inline(always)]
 fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> bool {
     let iif = skb.iif();
@@ -266,7 +266,7 @@ fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> b
         return false;
     }
     // Of a pod that may send from others' addresses, or whose address source NAT has taken off.
-    if take_port(iif, sender, crossing) {
+    if identify_by_bridge(iif, sender, crossing) {
         return true;
     }
     if !S::IS_TRANSLATED || iif == 0 || sender.ifindex != 0 {
@@ -279,7 +279,7 @@ fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> b
 
 /// Takes the veth where something was noted for the sender of what came in by the bridge of which that is a port. Says whether it is one.
 #[inline(always)]
-fn take_port(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
+fn identify_by_bridge(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
     if iif == 0 || apart::master(crossing.ifindex) != iif {
         return false;
     }

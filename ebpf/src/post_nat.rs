@@ -30,7 +30,7 @@ use crate::skb::Routed;
 /// Judges one packet.
 #[inline(always)]
 pub fn judge(ctx: &TcContext) -> i32 {
-    let skb = Leaving(ctx.skb.skb);
+    let skb = EgressSkb(ctx.skb.skb);
     // Most of what leaves: the node's own, what comes from elsewhere, and what was judged before.
     let tag = skb.tc_index();
     if tag == NOTHING_NOTED || tag == UNTAGGED && skb.iif() == 0 {
@@ -49,9 +49,9 @@ pub fn judge(ctx: &TcContext) -> i32 {
 
 /// A packet about to leave by a device.
 #[derive(Clone, Copy)]
-pub struct Leaving(*mut __sk_buff);
+pub struct EgressSkb(*mut __sk_buff);
 
-impl Leaving {
+impl EgressSkb {
     /// The packet of a program.
     ///
     /// # Safety
@@ -70,7 +70,7 @@ impl Leaving {
     }
 }
 
-impl Routed for Leaving {
+impl Routed for EgressSkb {
     const IS_TRANSLATED: bool = true;
 
     #[inline(always)]

@@ -26,8 +26,6 @@ pub struct PostNat {
     mode: Mode,
     /// Where TCX links are pinned.
     links: PathBuf,
-    /// What packets may leave by: names by index.
-    devices: BTreeMap<u32, String>,
     /// Devices that carry this agent's program.
     attached: BTreeSet<u32>,
     /// Whether any may carry it, or an earlier agent's.
@@ -51,34 +49,29 @@ pub enum PostNatError {
         /// What the system said.
         source: io::Error,
     },
-    /// The devices of this network namespace.
-    #[error("listing network devices: {0}")]
-    Devices(#[source] io::Error),
 }
 
 impl PostNat {
     /// For a pin folder's links. What an earlier agent attached goes on.
     #[must_use]
     pub fn new(mode: Mode, links: &Path) -> Self {
-        let (devices, attached) = Default::default();
-        Self { mode, links: links.to_owned(), devices, attached, is_on: true }
+        Self { mode, links: links.to_owned(), attached: BTreeSet::new(), is_on: true }
     }
 
-    /// By which devices packets may leave, as last seen.
-    pub fn set_devices(&mut self, devices: &BTreeMap<u32, String>) {
-        self.devices.clone_from(devices);
-        self.attached.retain(|ifindex| devices.contains_key(ifindex));
-    }
-
-    /// Puts the program on all devices that lack it, or in the place of an earlier agent's.
+    /// Puts the program on all of these devices that lack it, or in the place of an earlier agent's. Names by index.
     ///
     /// # Errors
     ///
     /// See [`PostNatError`]: at least one device lacks it. A device that is gone by now does not.
-    pub fn attach(&mut self, programs: &mut Programs) -> Result<(), PostNatError> {
+    pub fn attach(
+        &mut self,
+        programs: &mut Programs,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<(), PostNatError> {
         let mut result = Ok(());
         self.is_on = true;
-        for (ifindex, name) in &self.devices {
+        self.attached.retain(|ifindex| devices.contains_key(ifindex));
+        for (ifindex, name) in devices {
             if self.attached.contains(ifindex) {
                 continue;
             }
@@ -92,28 +85,28 @@ impl PostNat {
                 Err(error) => result = result.and(Err(error.into())),
             }
         }
-        result.and_then(|()| self.unpin_gone())
+        result.and_then(|()| self.unpin_gone(devices))
     }
 
     /// Removes the pins of devices that are gone.
-    fn unpin_gone(&self) -> Result<(), PostNatError> {
+    fn unpin_gone(&self, devices: &BTreeMap<u32, String>) -> Result<(), PostNatError> {
         for (pin, ifindex) in pins(&self.links)? {
-            if !self.devices.contains_key(&ifindex) && links::name(ifindex).is_none() {
+            if !devices.contains_key(&ifindex) && links::name(ifindex).is_none() {
                 remove(&pin)?;
             }
         }
         Ok(())
     }
 
-    /// Takes it off all devices.
+    /// Takes it off these devices, and whatever is pinned.
     ///
     /// # Errors
     ///
     /// See [`PostNatError`].
-    pub fn detach(&mut self) -> Result<(), PostNatError> {
+    pub fn detach(&mut self, devices: &BTreeMap<u32, String>) -> Result<(), PostNatError> {
         if self.is_on {
             self.attached.clear();
-            Self::forget(&self.links, &self.devices)?;
+            Self::forget(&self.links, devices)?;
             self.is_on = false;
         }
         Ok(())
@@ -138,13 +131,16 @@ impl PostNat {
     #[must_use]
     pub fn is_attached(&self) -> bool {
         let Ok(mut reader) = Reader::open(self.mode, &self.links) else { return false };
-        let Ok(devices) = devices() else { return false };
-        devices.iter().any(|(ifindex, name)| reader.is_there(spot(*ifindex, name)).unwrap_or(false))
+        let Ok(devices) = nix::net::if_::if_nameindex() else { return false };
+        devices.iter().any(|device| {
+            let name = device.name().to_str();
+            name.is_ok_and(|name| reader.is_there(spot(device.index(), name)).unwrap_or(false))
+        })
     }
 
     /// Reads back whether the devices carry the program. One that does not gets it by the next [`attach`](Self::attach). Returns what is
     /// wrong, for people to read.
-    pub fn read_back(&mut self) -> Vec<String> {
+    pub fn read_back(&mut self, devices: &BTreeMap<u32, String>) -> Vec<String> {
         let mut problems = Vec::new();
         if self.attached.is_empty() {
             return problems;
@@ -154,7 +150,7 @@ impl PostNat {
             Err(error) => return vec![format!("reading back what devices carry: {error}")],
         };
         self.attached.retain(|ifindex| {
-            let Some(name) = self.devices.get(ifindex) else { return false };
+            let Some(name) = devices.get(ifindex) else { return false };
             match reader.is_there(spot(*ifindex, name)) {
                 Ok(true) => return true,
                 // It is gone.
@@ -191,11 +187,4 @@ fn pins(links: &Path) -> Result<Vec<(PathBuf, u32)>, PostNatError> {
 
 fn remove(pin: &Path) -> Result<(), PostNatError> {
     link::remove(pin).map_err(|source| PostNatError::Pin { path: pin.to_owned(), source })
-}
-
-/// All devices of this network namespace.
-fn devices() -> Result<Vec<(u32, String)>, PostNatError> {
-    let devices = nix::net::if_::if_nameindex().map_err(|errno| PostNatError::Devices(errno.into()))?;
-    let named = devices.iter().filter_map(|it| Some((it.index(), it.name().to_str().ok()?.to_owned())));
-    Ok(named.collect())
 }

@@ -127,9 +127,6 @@ impl Judge {
     /// By which devices packets may leave.
     pub fn set_devices(&mut self, devices: &BTreeMap<u32, String>) {
         self.devices.clone_from(devices);
-        if let Way::Egress(post_nat) = &mut self.way {
-            post_nat.set_devices(devices);
-        }
     }
 
     /// Finds out early what the kernel refuses, before a pod needs it.
@@ -152,7 +149,7 @@ impl Judge {
     pub fn attach(&mut self, programs: &mut Programs) -> Result<(), JudgeError> {
         match &mut self.way {
             Way::Netfilter(behind_nat) => Ok(behind_nat.attach()?),
-            Way::Egress(post_nat) => Ok(post_nat.attach(programs)?),
+            Way::Egress(post_nat) => Ok(post_nat.attach(programs, &self.devices)?),
             Way::Nobody => Ok(()),
         }
     }
@@ -186,7 +183,7 @@ impl Judge {
     pub fn detach(&mut self, links: &Path) -> Result<(), JudgeError> {
         match &mut self.way {
             Way::Netfilter(behind_nat) => behind_nat.detach()?,
-            Way::Egress(post_nat) => post_nat.detach()?,
+            Way::Egress(post_nat) => post_nat.detach(&self.devices)?,
             Way::Nobody if self.others => {
                 BehindNat::forget(links, &BEHIND_NAT)?;
                 PostNat::forget(links, &self.devices)?;
@@ -200,7 +197,7 @@ impl Judge {
     /// Reads back what the kernel has of it. Returns what is wrong, for people to read.
     pub fn read_back(&mut self) -> Vec<String> {
         match &mut self.way {
-            Way::Egress(post_nat) => post_nat.read_back(),
+            Way::Egress(post_nat) => post_nat.read_back(&self.devices),
             Way::Netfilter(_) | Way::Nobody => Vec::new(),
         }
     }
