@@ -3,6 +3,38 @@
 #![expect(unsafe_code, reason = "a system call with a pointer")]
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+
+/// `BPF_OBJ_GET_INFO_BY_FD`. Minimum kernel version: 4.13.
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// What that reads of `union bpf_attr`.
+#[repr(C)]
+struct ObjGetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Asks the kernel about a program or link.
+///
+/// # Safety
+///
+/// `info` must be the kernel's struct for what the descriptor is (`struct bpf_prog_info`, ...), and its pointers must be valid.
+pub(super) unsafe fn info<T>(descriptor: &impl AsFd, info: &mut T) -> io::Result<()> {
+    let mut get = ObjGetInfo {
+        bpf_fd: descriptor.as_fd().as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: the attribute is what the command reads; and the caller's.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map(drop)
+}
+
+/// The first bytes of a name that the kernel tells; `c_char` has a sign on some machines, and none on others.
+pub(super) fn name(characters: &[std::ffi::c_char]) -> Vec<u8> {
+    characters.iter().map(|it| it.to_ne_bytes()[0]).take_while(|it| *it != 0).collect()
+}
 
 /// How often a program is tried to be loaded (`PROG_LOAD_ATTEMPTS` of libbpf).
 const ATTEMPTS: usize = 5;

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_link_info, bpf_link_type, bpf_prog_info};
 
-use super::bpf::bpf;
+use super::bpf::{self, bpf};
 
 /// `BPF_OBJ_GET` (`linux/bpf.h`, `enum bpf_cmd`).
 const OBJ_GET: libc::c_int = 7;
@@ -22,8 +22,6 @@ const OBJ_GET: libc::c_int = 7;
 const OBJ_PIN: libc::c_int = 6;
 /// `BPF_PROG_GET_FD_BY_ID`
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
-/// `BPF_OBJ_GET_INFO_BY_FD`
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_PROG_QUERY`
 const PROG_QUERY: libc::c_int = 16;
 /// `BPF_LINK_CREATE`. Minimum kernel version: 5.7.
@@ -37,14 +35,6 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
-}
-
-/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
-#[repr(C)]
-struct ObjGetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
 }
 
 /// What `BPF_PROG_GET_FD_BY_ID` reads of `union bpf_attr`.
@@ -193,13 +183,8 @@ pub(super) fn tcx(pin: &Path) -> io::Result<Option<Tcx>> {
     }
     // SAFETY: zeroes are a value of this struct of integers.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut get = ObjGetInfo {
-        bpf_fd: link.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get)? };
+    // SAFETY: it is the kernel's struct of a link, of zeroes.
+    unsafe { bpf::info(&link, &mut info)? };
     if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
         return Ok(None);
     }
@@ -250,16 +235,9 @@ pub(super) fn name_of_program(id: u32) -> Option<String> {
     let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
     // SAFETY: zeroes are a value of this struct of integers.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut get = ObjGetInfo {
-        bpf_fd: program.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of_val(&info)).ok()?,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get) }.ok()?;
-    // `c_char` has a sign on some machines, and none on others.
-    let name = info.name.iter().map(|it| it.to_ne_bytes()[0]).take_while(|it| *it != 0).collect();
-    String::from_utf8(name).ok().filter(|name| !name.is_empty())
+    // SAFETY: it is the kernel's struct of a program, of zeroes.
+    unsafe { bpf::info(&program, &mut info) }.ok()?;
+    String::from_utf8(bpf::name(&info.name)).ok().filter(|name| !name.is_empty())
 }
 
 /// Removes a pin, and takes its link off at once. What is no link any more, or never was, is no error.

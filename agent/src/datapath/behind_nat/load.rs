@@ -51,27 +51,11 @@ pub fn verify(ebpf: &Ebpf) -> Result<Vec<(&'static str, u32)>, BehindNatError> {
     Ok(verified)
 }
 
-/// `BPF_OBJ_GET_INFO_BY_FD`
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-
-/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
-#[repr(C)]
-struct ObjGetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
 fn verified_instructions(program: &OwnedFd) -> Result<u32, BehindNatError> {
     // SAFETY: zeroes are a value of this struct of integers.
     let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut get = ObjGetInfo {
-        bpf_fd: program.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of_val(&info)).unwrap_or(0),
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the attribute is what the command reads, and what it points to outlives the call.
-    unsafe { bpf::bpf(OBJ_GET_INFO_BY_FD, &mut get) }.map_err(BehindNatError::Info)?;
+    // SAFETY: it is the kernel's struct of a program, of zeroes.
+    unsafe { bpf::info(program, &mut info) }.map_err(BehindNatError::Info)?;
     Ok(info.verified_insns)
 }
 

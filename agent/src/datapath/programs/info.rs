@@ -8,21 +8,10 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use aya_obj::generated::bpf_prog_info;
 
-use crate::datapath::bpf::bpf;
-
-/// `BPF_OBJ_GET_INFO_BY_FD`. Minimum kernel version: 4.13.
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+use crate::datapath::bpf;
 
 /// `MAX_USED_MAPS` (`include/linux/bpf_verifier.h`)
 const MAX_USED_MAPS: usize = 64;
-
-/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
-#[repr(C)]
-struct ObjGetInfo {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
 
 /// What tells one program from any other of this boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,20 +46,14 @@ pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     info.nr_map_ids = u32::try_from(maps.len()).map_err(io::Error::other)?;
     info.map_ids = maps.as_mut_ptr() as u64;
-    let mut get = ObjGetInfo {
-        bpf_fd: program.as_raw_fd().cast_unsigned(),
-        info_len: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the attribute is what the command reads; what it points to outlives the call, and has the room that it says.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut get)? };
-    let name: Vec<u8> = info.name.iter().map(|it| it.cast_unsigned()).take_while(|it| *it != 0).collect();
+    // SAFETY: it is the kernel's struct of a program; the map ids have the room that it says.
+    unsafe { bpf::info(&program, &mut info)? };
     Ok(Info {
         kind: info.type_,
         id: info.id,
         loaded: info.load_time,
         tag: info.tag,
-        name: String::from_utf8_lossy(&name).into_owned(),
+        name: String::from_utf8_lossy(&bpf::name(&info.name)).into_owned(),
         maps: maps.into_iter().take(usize::try_from(info.nr_map_ids).unwrap_or(0)).collect(),
     })
 }
