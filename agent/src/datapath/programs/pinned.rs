@@ -1,6 +1,8 @@
 //! Pins of programs, by which the next agent goes on with them: nothing is verified, and nothing swapped.
 //!
-//!     <pins>/programs/<digest>/<program>
+//! ```text
+//! <pins>/programs/<digest>/<program>
+//! ```
 //!
 //! The digest is one of what the programs are made of (the object, its globals, the pinned maps) and of what the kernel says of each
 //! program there. **A folder is believed only if its name is the digest of what is found in it**: another version, another setting, a map
