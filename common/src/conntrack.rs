@@ -55,7 +55,7 @@ map_types! {
         /// TCP: which directions have sent a FIN, one bit each (`1 << direction`). Others: packets that nobody has answered
         /// yet, up to [`STREAM`].
         pub progress: u8 = 14,
-        /// Any of [`DENIED`], [`SERVICE`] and [`NODE`].
+        /// Any of [`DENIED`], [`SERVICE`], [`NODE`] and [`FROM_NODE`].
         pub flags: u8 = 15,
         /// Where its packets went when last seen behind the choice of a Service's backend, see [`wide`].
         pub backend: [u64; 2] = 16,
@@ -129,8 +129,8 @@ map_types! {
         pub protocol: u32 = 44,
         /// Bytes of the datagram that the first fragment holds.
         pub length: u32 = 48,
-        /// 1: its first fragment was sent to the pod's node, by its MAC address.
-        pub to_node: u32 = 52,
+        /// 1: its first fragment was sent to the pod's node, by its MAC address, or came from there, in by no interface.
+        pub by_node: u32 = 52,
     }
 
     /// Nanoseconds without packets after which a flow does not count any more: a global of the programs, set when they
@@ -214,6 +214,10 @@ pub const SERVICE: u8 = 2;
 
 /// Flag of a flow: the other side has an address of the pod's own node.
 pub const NODE: u8 = 4;
+
+/// Flag of a flow: a process of the pod's own node started it, and that was its only right. What the pod gets of it came in by no
+/// interface.
+pub const FROM_NODE: u8 = 8;
 
 /// What a flow has shown so far.
 pub mod state {

@@ -1,8 +1,8 @@
-//! Whom a frame that a pod sends is for, by its Ethernet header: an IP address says where a packet is to end, a MAC address who gets it
-//! next. The two need not agree.
+//! Whom a frame that a pod sends is for, by its Ethernet header, and whether what a pod gets comes from its node: IP addresses say where
+//! a packet is to end, and where it is to have begun; a MAC address who gets it next, an interface who had it before. They need not agree.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{NODE, SERVICE};
+use postern_common::conntrack::{FROM_NODE, NODE, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED};
 
@@ -33,11 +33,30 @@ pub fn strays(ctx: &TcContext, endpoint: &Endpoint, direction: u8) -> bool {
     direction == EGRESS && endpoint.egress_class != NOT_ISOLATED && is_to_another(ctx, endpoint)
 }
 
+/// Whether a packet came in by an interface, so that no process of the node sent it.
+#[inline(always)]
+pub fn came_in(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a running program is valid.
+    unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
+}
+
 /// Whether a packet that belongs to a flow by its addresses and ports is none of it: the flow is with the node or a Service, and the
-/// packet is addressed to somebody else. For flows that need not be judged.
+/// packet is addressed to somebody else, or a process of the node started the flow, and the packet comes from elsewhere.
+#[inline(always)]
+pub fn is_astray<A: Address>(ctx: &TcContext, scene: &Scene<A>, flags: u8, direction: u8) -> bool {
+    if direction == EGRESS {
+        return scene.astray && flags & (SERVICE | NODE) != 0;
+    }
+    flags & FROM_NODE != 0 && came_in(ctx)
+}
+
+/// The same, for flows that need not be judged, of which nothing else is known.
 #[inline(always)]
 pub fn leaves_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u8, direction: u8) -> bool {
-    direction == EGRESS && flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, scene)
+    if direction == EGRESS {
+        return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, scene);
+    }
+    is_astray(ctx, scene, flags, direction)
 }
 
 /// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.

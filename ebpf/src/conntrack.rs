@@ -1,7 +1,7 @@
 //! Established flows: how they go on, and when they are judged again.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{DENIED, DENIED_LIFETIME, Flow, NODE, SERVICE, state};
+use postern_common::conntrack::{DENIED, DENIED_LIFETIME, FROM_NODE, Flow, NODE, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 
@@ -175,7 +175,9 @@ pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
         && (scene.flow.flags & DENIED != 0 || scene.direction == EGRESS);
     if !is_unsure || is_others {
         let allowed = !reason.drops() && !is_others;
-        scene.flow.flags = scene.flow.flags & !DENIED | if allowed { 0 } else { DENIED };
+        let from_node = scene.flow_flags() & FROM_NODE;
+        scene.flow.flags =
+            scene.flow.flags & !(DENIED | FROM_NODE) | from_node | if allowed { 0 } else { DENIED };
         scene.flow.generation = scene.generation;
         if allowed {
             return true;

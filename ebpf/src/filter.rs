@@ -3,13 +3,14 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, NODE, Row, SERVICE, state};
+use postern_common::conntrack::{Flow, Row, SERVICE, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
 use postern_common::service::{JUDGED, NOTHING_NOTED};
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
+use crate::addressed::{self, is_astray};
 use crate::apart::Stage;
 use crate::count::conclude;
 use crate::family::Address;
@@ -19,9 +20,7 @@ use crate::pick_up::{PickedUp, picked_up};
 use crate::scene::{Scene, ifindex, readable, step};
 use crate::service::{self, has_ports};
 use crate::verdict::{self, Question};
-use crate::{
-    addressed, apart, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady,
-};
+use crate::{apart, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
@@ -125,7 +124,7 @@ pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         return Reason::Link;
     }
     if scene.packet.fragment == Fragment::Later {
-        return match fragment::relation::<DIRECTION, A>(scene) {
+        return match fragment::relation::<DIRECTION, A>(ctx, scene) {
             Relation::Follows => Reason::Established,
             Relation::Overlaps => Reason::Malformed,
             Relation::Orphan | Relation::Elsewhere => Reason::OrphanFragment,
@@ -159,7 +158,7 @@ pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         }
     }
     if scene.packet.fragment == Fragment::First {
-        fragment::note::<DIRECTION, A>(scene, !reason.drops());
+        fragment::note::<DIRECTION, A>(ctx, scene, !reason.drops());
     }
     reason
 }
@@ -231,12 +230,12 @@ fn known_established<const DIRECTION: u8, A: Address>(
     if scene.flow.expires <= scene.now || scene.packet.transport.starts && scene.flow.initiator != DIRECTION {
         return Known::Nothing;
     }
-    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         return Known::Nothing;
     }
     let is_allowed = conntrack::judge_established_again(ctx, scene, note);
     // That the other side is the node may have turned out just now.
-    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         return Known::Nothing;
     }
     if !is_allowed {
@@ -269,12 +268,6 @@ fn known_half_open_either<const DIRECTION: u8, A: Address>(
     }
 }
 
-/// Whether a packet is none of a flow with these flags, whatever its addresses and ports are.
-#[inline(always)]
-fn is_astray<const DIRECTION: u8, A: Address>(scene: &Scene<A>, flags: u8) -> bool {
-    DIRECTION == EGRESS && scene.astray && flags & (SERVICE | NODE) != 0
-}
-
 /// Looks for a half-open flow that began in one direction.
 #[inline(never)]
 fn known_half_open<const DIRECTION: u8, A: Address>(
@@ -286,7 +279,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     if !half_open::find(scene, row, initiator) {
         return Known::Nothing;
     }
-    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         return Known::Nothing;
     }
     let flow = &scene.flow;
@@ -298,7 +291,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
     let allowed = conntrack::judge_again(ctx, scene);
     let flow = scene.flow;
     scene.service = flow.flags & SERVICE != 0;
-    if is_astray::<DIRECTION, A>(scene, scene.flow.flags) {
+    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         half_open::update(scene, row);
         return Known::Nothing;
     }
@@ -398,7 +391,7 @@ pub fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &m
     if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
         reason = Reason::AllowedByPolicy;
     }
-    if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(scene) {
+    if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(ctx, scene) {
         return Reason::Established;
     }
     if reason.drops() || scene.flowless {
@@ -418,12 +411,12 @@ pub fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &m
 
 /// Whether a SYN that policy denies answers one that was sent the other way at the same time (RFC 9293 3.5).
 #[inline(always)]
-fn is_answer<const DIRECTION: u8, A: Address>(scene: &mut Scene<A>) -> bool {
+fn is_answer<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
     half_open::identify(scene);
     let Some(row) = half_open::row(scene) else { return false };
     if !half_open::find(scene, row, other_way(DIRECTION))
         || scene.flow.state != state::OPENING
-        || is_astray::<DIRECTION, A>(scene, scene.flow.flags)
+        || is_astray(ctx, scene, scene.flow.flags, DIRECTION)
         // After policy changed, the first side's next SYN is judged before this one is an answer again.
         || !conntrack::is_current(&scene.flow, scene.generation, scene.now)
     {

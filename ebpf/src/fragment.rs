@@ -2,9 +2,11 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slot};
 use postern_common::direction::EGRESS;
 
+use crate::addressed::came_in;
 use crate::family::Address;
 use crate::maps::FRAGMENTS;
 use crate::scene::Scene;
@@ -18,7 +20,7 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
+fn datagram<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Datagram {
     let packet = &scene.packet;
     Datagram {
         expires: now() + FRAGMENT_LIFETIME,
@@ -27,8 +29,14 @@ fn datagram<A: Address>(scene: &Scene<A>) -> Datagram {
         identification: packet.datagram.identification,
         protocol: A::FAMILY | u32::from(packet.datagram.protocol),
         length: packet.datagram.length as u32,
-        to_node: u32::from(scene.direction == EGRESS && !scene.astray),
+        by_node: u32::from(!is_elsewhere(ctx, scene)),
     }
+}
+
+/// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere.
+#[inline(always)]
+fn is_elsewhere<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
+    if scene.direction == EGRESS { scene.astray } else { came_in(ctx) }
 }
 
 #[inline(always)]
@@ -46,7 +54,7 @@ pub enum Relation {
     Orphan,
     /// It goes over bytes of the first one, which were what was judged.
     Overlaps,
-    /// It follows, and goes to somebody else than the first one went, which went to the pod's node.
+    /// It follows one that went to the pod's node, or came from it, and does not itself.
     Elsewhere,
     /// It follows.
     Follows,
@@ -55,29 +63,29 @@ pub enum Relation {
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
 /// of its followers away again. A function of its own, for its stack.
 #[inline(never)]
-pub fn note<const DIRECTION: u8, A: Address>(scene: &Scene<A>, allowed: bool) {
+pub fn note<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>, allowed: bool) {
     let slot = slot_of(DIRECTION, scene);
     // A failed insert leaves the followers orphans: dropped, as they must be.
     if allowed {
-        let _ = FRAGMENTS.insert(slot, datagram(scene), u64::from(BPF_ANY));
-    } else if relation::<DIRECTION, A>(scene) != Relation::Orphan {
+        let _ = FRAGMENTS.insert(slot, datagram(ctx, scene), u64::from(BPF_ANY));
+    } else if relation::<DIRECTION, A>(ctx, scene) != Relation::Orphan {
         let _ = FRAGMENTS.remove(slot);
     }
 }
 
 /// How a fragment relates to what is known of its datagram. A function of its own, for its stack.
 #[inline(never)]
-pub fn relation<const DIRECTION: u8, A: Address>(scene: &Scene<A>) -> Relation {
+pub fn relation<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Relation {
     let slot = slot_of(DIRECTION, scene);
     let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;
     };
-    let Datagram { expires, length, to_node, .. } = found;
-    if expires <= now() || (Datagram { expires, length, to_node, ..datagram(scene) }) != found {
+    let Datagram { expires, length, by_node, .. } = found;
+    if expires <= now() || (Datagram { expires, length, by_node, ..datagram(ctx, scene) }) != found {
         Relation::Orphan
     } else if scene.packet.datagram.offset < length as usize {
         Relation::Overlaps
-    } else if to_node != 0 && scene.astray {
+    } else if by_node != 0 && is_elsewhere(ctx, scene) {
         Relation::Elsewhere
     } else {
         Relation::Follows

@@ -56,10 +56,10 @@ pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason
     if scene.endpoint.netns == 0 {
         return PickedUp::Unknown;
     }
-    let service = scene.service;
+    let (service, is_from_node) = (scene.service, scene.is_from_node);
     let other = scene.judge(ctx, if is_egress { INGRESS } else { EGRESS });
     let to_service = if is_egress { service } else { scene.service };
-    scene.service = service;
+    (scene.service, scene.is_from_node) = (service, is_from_node);
     // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
     let other_drops = other.drops() || is_egress && other == Reason::Node;
     if reason.drops() && (other_drops || !may_ask(scene)) {
@@ -79,6 +79,7 @@ pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason
         return PickedUp::Denied;
     }
     scene.service = to_service && initiator == EGRESS;
+    scene.is_from_node = is_from_node && initiator == INGRESS;
     let Packet { transport, protocol, .. } = scene.packet;
     let flags = scene.flow_flags();
     let flow = &mut scene.flow;

@@ -1,7 +1,7 @@
 //! What is known of the packet at hand.
 
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Identity, NODE, Row, SERVICE};
+use postern_common::conntrack::{FROM_NODE, Flow, Identity, NODE, Row, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED};
 use postern_common::reason::Reason;
@@ -66,6 +66,8 @@ pub struct Scene<A: Address> {
     pub service: bool,
     /// Whether the peer that policy was asked about last is the pod's own node.
     pub is_peer_node: bool,
+    /// Whether what policy was asked about last came from a process of that node, and passes by that alone.
+    pub is_from_node: bool,
     /// Packets of this family that crossed on this CPU: nothing of the packet at hand.
     pub crossings: u32,
     /// What policy is asked.
@@ -182,7 +184,7 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     pub fn flow_flags(&self) -> u8 {
         let service = if self.service { SERVICE } else { 0 };
-        service | if self.is_peer_node { NODE } else { 0 }
+        service | if self.is_peer_node { NODE } else { 0 } | if self.is_from_node { FROM_NODE } else { 0 }
     }
 
     /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 
+use crate::addressed;
 use crate::family::Address;
 use crate::scene::Scene;
 
@@ -17,7 +18,7 @@ use crate::scene::Scene;
 #[inline(always)]
 pub fn sent(ctx: &TcContext) -> bool {
     // SAFETY: the context of a running program is valid.
-    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && (*ctx.skb.skb).ingress_ifindex == 0 }
+    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && !addressed::came_in(ctx) }
 }
 
 /// What a look-up found.

@@ -58,7 +58,7 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let endpoint = &scene.endpoint;
     let Question { direction, protocol, port, resolved, .. } = scene.question;
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
-    (scene.is_peer_node, scene.flowless) = (false, false);
+    (scene.is_peer_node, scene.is_from_node, scene.flowless) = (false, false, false);
     // Unless it comes from where a tunnel may end.
     if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::look_up(protocol, scene.peer.1) {
         return Reason::NotIsolated;
@@ -94,6 +94,7 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         return Reason::NotIsolated;
     }
     if is_node {
+        scene.is_from_node = direction == INGRESS && !is_outgoing;
         return Reason::Node;
     }
     if subject == QUARANTINE {

@@ -1,6 +1,7 @@
-//! What a pod sends passes as the node's, or a Service's, only where it is addressed to the node by its MAC address as well.
+//! What a pod sends passes as the node's, or a Service's, only where it is addressed to the node by its MAC address as well; what it gets
+//! is of a flow that its node started only where it came in by no interface.
 
-use postern_common::direction::EGRESS;
+use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, QUARANTINE};
 use postern_common::reason::Reason::{
     self, AllowedByPolicy, DeniedByPolicy, Established, Node, NotIsolated, OrphanFragment, Quarantined,
@@ -162,6 +163,75 @@ fn what_goes_on_in_flows_with_the_node() {
     }
 }
 
+/// The veth of another pod on the bridge.
+const ANOTHER: u32 = 77;
+
+#[test]
+fn another_pod_sends_into_a_flow_that_the_node_started() {
+    let mut port = 100;
+    for recheck in [false, true] {
+        for (pod, node) in ENDS {
+            for is_tcp in [true, false] {
+                port += 1;
+                let mut rig = rig(WORLD);
+                let (pod, node): (End, End) = ((pod, port), (node, port));
+                let frame = |from, to, flags| if is_tcp { tcp(from, to, flags) } else { udp(from, to) };
+                let (there, back) = (frame(node, pod, "A"), frame(pod, node, "SA"));
+                assert_eq!(rig.gets(&frame(node, pod, "S")), Answer(Node));
+                assert_eq!(rig.gets_by(ANOTHER, &there), Answer(DeniedByPolicy), "opening");
+                assert_eq!(rig.sends(&back), Answer(Established));
+                assert_eq!(rig.gets_by(ANOTHER, &there), Answer(DeniedByPolicy), "answered");
+                // A datagram may be the first until both sides were heard and one more.
+                assert_eq!(rig.gets(&there), Answer(if is_tcp { Established } else { Node }));
+                assert_eq!(rig.gets(&there), Answer(Established));
+                assert_eq!(rig.gets_by(ANOTHER, &there), Answer(DeniedByPolicy), "established");
+                let (kind, code) = if pod.0.contains(':') { (1, 4) } else { (3, 3) };
+                let error = icmp_error(node.0, pod.0, kind, code, &frame(pod, node, "A"));
+                assert_eq!(rig.gets(&error), Answer(Reason::Related));
+                assert_eq!(rig.gets_by(ANOTHER, &error), Answer(DeniedByPolicy), "an error");
+                if recheck {
+                    rig.advance_generation();
+                    assert_eq!(rig.gets_by(ANOTHER, &there), Answer(DeniedByPolicy), "judged again");
+                }
+                assert_eq!(rig.gets(&there), Answer(Established), "the flow goes on");
+                assert_eq!(rig.sends(&frame(pod, node, "A")), Answer(Established));
+            }
+        }
+    }
+}
+
+/// By which right a flow from the node's address goes on is found out anew whenever policy changes.
+#[test]
+fn policy_comes_and_goes_in_a_flow_that_the_node_started() {
+    let allowing = "[Ingress, Egress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]";
+    let (pod, node): (End, End) = (("10.0.0.1", 80), ("10.0.0.254", 9));
+    let there = tcp(node, pod, "A");
+    let mut rig = rig(WORLD);
+    established(&mut rig, (pod, node), INGRESS, true);
+    rig.apply(&WORLD.replace("[Ingress, Egress]", allowing));
+    assert_eq!(rig.gets(&there), Answer(Established));
+    rig.apply(WORLD);
+    assert_eq!(rig.gets(&there), Answer(Established), "now by the node's right");
+    assert_eq!(rig.gets_by(ANOTHER, &there), Answer(DeniedByPolicy));
+    assert_eq!(rig.gets(&there), Answer(Established));
+}
+
+/// The pod's answers do not tell who sent what they answer.
+#[test]
+fn what_policy_allows_of_the_nodes_address_is_anybodys() {
+    let allowing = "[Ingress, Egress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]";
+    let (pod, node): (End, End) = (("10.0.0.1", 80), ("10.0.0.254", 9));
+    let mut rig = rig(&WORLD.replace("[Ingress, Egress]", allowing));
+    assert_eq!(rig.gets_by(ANOTHER, &tcp(node, pod, "S")), Answer(AllowedByPolicy));
+    assert_eq!(rig.sends(&tcp(pod, node, "SA")), Answer(Established));
+    for _ in 0..3 {
+        assert_eq!(rig.gets_by(ANOTHER, &tcp(node, pod, "A")), Answer(Established));
+        rig.advance_generation();
+    }
+    assert_eq!(rig.sends(&tcp(pod, node, "A")), Answer(Node));
+    assert_eq!(rig.gets_by(ANOTHER, &tcp(node, pod, "A")), Answer(Established));
+}
+
 #[test]
 fn half_open_flows_with_the_node() {
     let (pod, node): (End, End) = (("10.0.0.1", 80), ("10.0.0.254", 9));
@@ -204,6 +274,16 @@ fn later_fragments_follow_to_whom_the_first_went() {
     assert_eq!(rig.sends(&later), Answer(Established));
     assert_eq!(rig.sends(&astray(&first, OTHERS[0])), Answer(DeniedByPolicy));
     assert_eq!(rig.sends(&later), Answer(OrphanFragment), "a first one that is denied takes the leave away");
+}
+
+#[test]
+fn later_fragments_come_from_where_the_first_came() {
+    let (pod, node): (End, End) = (("10.0.0.1", 9), ("10.0.0.254", 53));
+    let mut rig = rig(WORLD);
+    let (first, later) = (fragment(node, pod, 7, 0, true), fragment(node, pod, 7, 1480, false));
+    assert_eq!(rig.gets(&first), Answer(Node));
+    assert_eq!(rig.gets_by(ANOTHER, &later), Answer(OrphanFragment));
+    assert_eq!(rig.gets(&later), Answer(Established));
 }
 
 #[test]
