@@ -113,6 +113,20 @@ enum AttachMode {
     Clsact,
 }
 
+impl AttachMode {
+    /// The mode, where the kernel has this one.
+    fn mode(self, kernel: Mode) -> Result<Mode> {
+        match (self, kernel) {
+            (Self::Auto, kernel) => Ok(kernel),
+            (Self::Tcx, Mode::Clsact) => bail!(
+                "--attach=tcx asks for TCX, which this kernel does not have (it comes with 6.6): leave the flag away, or give --attach=clsact"
+            ),
+            (Self::Tcx, Mode::Tcx) => Ok(Mode::Tcx),
+            (Self::Clsact, _) => Ok(Mode::Clsact),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum LogFormat {
     /// For people
@@ -164,11 +178,7 @@ impl Agent {
             pins: self.bpffs_dir,
             socket: self.socket,
             http: self.http_address.0,
-            mode: match self.attach {
-                AttachMode::Auto => attach::probe(),
-                AttachMode::Tcx => Mode::Tcx,
-                AttachMode::Clsact => Mode::Clsact,
-            },
+            mode: self.attach.mode(attach::probe())?,
             antispoof: self.antispoof,
             settings: Settings {
                 established: self.established,
@@ -186,5 +196,18 @@ impl Agent {
             (Err(error), None) => Err(error.into()),
             (Err(error), Some(hint)) => bail!("{error}; {hint}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AttachMode::{Auto, Clsact, Tcx};
+    use crate::datapath::attach::Mode;
+
+    #[test]
+    fn tcx_is_refused_where_the_kernel_has_none() {
+        let modes = |kernel| [Auto, Tcx, Clsact].map(|it| it.mode(kernel).ok());
+        assert_eq!(modes(Mode::Tcx), [Some(Mode::Tcx), Some(Mode::Tcx), Some(Mode::Clsact)]);
+        assert_eq!(modes(Mode::Clsact), [Some(Mode::Clsact), None, Some(Mode::Clsact)]);
     }
 }
