@@ -87,7 +87,7 @@ pub async fn observe(
         parties.iter().map(|source| (source.id.clone(), probes(source, parties))).collect();
     let mut failures = Vec::new();
     for (phase, patience) in PATIENCE.into_iter().enumerate() {
-        let round = round(&open, helpers, patience).await?;
+        let round = round(&open, helpers, (patience, PROBES_PER_SECOND)).await?;
         let rescued = phase > 0 && round.results.iter().any(|(_, outcome)| *outcome != Outcome::Dropped);
         let hasty = rescued || round.worst_lag > patience / 4;
         let last = phase == PATIENCE.len() - 1 || (phase > 0 && !hasty);
@@ -159,9 +159,9 @@ struct Round {
 async fn round(
     open: &BTreeMap<PartyId, Vec<Probe>>,
     helpers: &mut BTreeMap<PartyId, Helper>,
-    patience: Duration,
+    (patience, per_second): (Duration, usize),
 ) -> Result<Round, Error> {
-    let per_source = u32::try_from(PROBES_PER_SECOND / open.len().max(1)).unwrap_or(u32::MAX).max(20);
+    let per_source = u32::try_from(per_second / open.len().max(1)).unwrap_or(u32::MAX).max(20);
     let mut asked = Vec::new();
     let mut waiting = Vec::new();
     if let Some(party) = open.keys().find(|party| !helpers.contains_key(party)) {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Error, Observation, Probe, fail, round};
+use super::{Error, Observation, PROBES_PER_SECOND, Probe, fail, round};
 use crate::feed;
 use crate::helper::Helper;
 use crate::matrix::{Key, Reach};
@@ -70,12 +70,15 @@ async fn ask(
     if probes.values().all(Vec::is_empty) {
         return Ok(());
     }
-    let mut found = round(&probes, helpers, pace.patience).await?;
+    let mut per_second = PROBES_PER_SECOND;
+    let mut found = round(&probes, helpers, (pace.patience, per_second)).await?;
     for _ in 1..ROUNDS {
         if found.worst_lag < pace.late {
             break;
         }
-        found = round(&probes, helpers, pace.patience).await?;
+        // Maybe it is not busy but slow: an emulated one.
+        per_second /= 4;
+        found = round(&probes, helpers, (pace.patience, per_second)).await?;
     }
     let unserved = |key: &Key| rows.iter().any(|row| is_of(row, key) && !row.served);
     let mut failures = Vec::new();
