@@ -12,12 +12,15 @@ mod modules;
 mod qemu;
 mod report;
 mod root;
+mod steps;
 mod subset;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -32,11 +35,7 @@ use self::report::Row;
 use self::root::Root;
 use self::wanted::{ALL, DEFAULT, Wanted};
 use crate::architecture::Architecture;
-use crate::test::KernelTests;
-use crate::{build, setup, static_binary, test};
-
-/// Loading takes seconds on a real processor, where programs load at all.
-const LOAD_SECONDS: u64 = 600;
+use crate::setup;
 
 /// Lines of a kernel's own that are shown where it died.
 const LAST_OF_CONSOLE: usize = 30;
@@ -47,18 +46,25 @@ pub(crate) struct Kernels {
     /// This kernel: 6.1, 6.12-rt, newest, 6.12-arm64, newest-arm64-16k. May be given more than once.
     #[arg(long = "kernel", value_name = "V")]
     wanted: Vec<Wanted>,
-    /// Every kernel of the matrix, and every test.
-    #[arg(long)]
+    /// Every kernel that takes the programs.
+    #[arg(long, conflicts_with = "wanted")]
     all: bool,
+    /// All kernel tests, not those that fit into some minutes: an hour or more for each kernel. See --timeout.
+    #[arg(long, conflicts_with_all = ["filter", "load"])]
+    every_test: bool,
     /// Only load the programs; run no tests.
     #[arg(long, conflicts_with = "filter")]
     load: bool,
     /// Run the tests even where the programs do not load.
     #[arg(long)]
     keep_going: bool,
-    /// `net.core.bpf_jit_harden`: 2 has the kernel blind constants for root too. May be given more than once.
-    #[arg(long, value_name = "N", default_values_t = [0], value_parser = clap::value_parser!(u8).range(0..=2))]
+    /// `net.core.bpf_jit_harden`: 2 has the kernel blind constants for root too. May be given more than once. [default: 0, and 2
+    /// with --all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
     jit_harden: Vec<u8>,
+    /// So many kernels at a time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
     /// End a kernel's run after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
@@ -74,7 +80,7 @@ pub(crate) struct Kernels {
     /// Use this binary of `postern`, and build none: one of another tree, say.
     #[arg(long, value_name = "FILE")]
     postern: Option<PathBuf>,
-    /// Use this binary of the kernel tests, and build none.
+    /// Use this binary of the kernel tests, and build none; the lab's are not run then.
     #[arg(long, value_name = "FILE", conflicts_with = "load")]
     tests: Option<PathBuf>,
     /// Only tests whose name holds this.
@@ -85,6 +91,16 @@ pub(crate) struct Kernels {
 enum Output {
     Table,
     Json,
+}
+
+impl Kernels {
+    fn jit_harden(&self) -> &[u8] {
+        match (&self.jit_harden[..], self.all) {
+            ([], true) => &[0, 2],
+            ([], false) => &[0],
+            (named, _) => named,
+        }
+    }
 }
 
 /// Runs everything, prints the table, fails where anything failed.
@@ -100,10 +116,10 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         bail!("--postern and --tests name binaries for one processor; run kernels of another by themselves");
     }
     setup::kernels(&guests)?;
-    let steps = guests.iter().map(|&guest| Ok((guest, steps(arguments, guest)?)));
+    let steps = guests.iter().map(|&guest| Ok((guest, steps::of(arguments, guest)?)));
     let steps: BTreeMap<Architecture, Vec<Step>> = steps.collect::<Result<_>>()?;
     let cache = cache()?;
-    let mut rows = Vec::new();
+    let mut guests = Vec::new();
     for wanted in kernels {
         let apt = Apt::new(&cache, wanted.architecture)?;
         let candidates = apt.candidates()?;
@@ -111,17 +127,17 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
             format!("Debian has no kernel {wanted}; `cargo xtask kernels --help` shows how kernels are named")
         })?;
         let image = Image::bring(&apt, candidate, &cache)?;
-        let root = Root::bring(&apt, wanted.architecture, &cache)?;
-        for &jit_harden in &arguments.jit_harden {
+        for &jit_harden in arguments.jit_harden() {
+            let root = Root::bring(&apt, wanted.architecture, &cache)?;
             let work = Work {
                 sysctls: vec![("net.core.bpf_jit_harden", jit_harden.to_string())],
                 steps: steps.get(&wanted.architecture).cloned().unwrap_or_default(),
                 keep_going: arguments.keep_going,
             };
-            let guest = Guest { wanted: &wanted, image: &image, root: &root, work: &work };
-            rows.push(guest.run(jit_harden, Duration::from_secs(arguments.timeout))?);
+            guests.push(Guest { wanted: wanted.clone(), image: image.clone(), root, work, jit_harden });
         }
     }
+    let rows = run_all(&guests, arguments.jobs, Duration::from_secs(arguments.timeout))?;
     // They are the same for all.
     let names: Vec<&str> = steps.values().take(1).flatten().map(|it| it.name).collect();
     match arguments.output {
@@ -132,89 +148,63 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
     if bad.is_empty() { Ok(()) } else { bail!("failed on {}", bad.join(", ")) }
 }
 
-/// What guests with a processor do.
-fn steps(arguments: &Kernels, guest: Architecture) -> Result<Vec<Step>> {
-    let (postern, tests) = binaries(arguments, guest)?;
-    let load = Step {
-        name: "load",
-        command: vec![postern.display().to_string(), "load".to_owned()],
-        directory: build::workspace(),
-        environment: Vec::new(),
-        seconds: LOAD_SECONDS,
+/// Runs guests, so many at a time. Their rows are in the order of the guests.
+fn run_all(guests: &[Guest], jobs: u16, limit: Duration) -> Result<Vec<Row>> {
+    let (next, rows) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        while let (number, Some(guest)) = take(&next, guests) {
+            let row = guest.run(number, limit);
+            rows.lock().unwrap_or_else(PoisonError::into_inner).insert(number, row);
+        }
     };
-    let Some(KernelTests { executable, directory }) = tests else {
-        return Ok(vec![load]);
-    };
-    let mut command = vec![executable.display().to_string()];
-    match &arguments.filter {
-        Some(filter) => command.push(filter.clone()),
-        None if arguments.all => {}
-        None => command.extend(subset::TESTS.into_iter().chain(["--exact"]).map(str::to_owned)),
-    }
-    let environment = vec![
-        ("POSTERN_CASES".to_owned(), arguments.cases.to_string()),
-        ("POSTERN_FUZZ_SECONDS".to_owned(), arguments.fuzz_seconds.to_string()),
-        ("CARGO_MANIFEST_DIR".to_owned(), directory.display().to_string()),
-    ];
-    let tests = Step { name: "tests", command, directory, environment, seconds: arguments.timeout };
-    Ok(vec![load, tests])
+    std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work))));
+    rows.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
-/// `postern`, and the tests where they are to run: those that were named, else built. Those for another processor than this machine's
-/// are static: their guests' root has other libraries.
-fn binaries(arguments: &Kernels, guest: Architecture) -> Result<(PathBuf, Option<KernelTests>)> {
-    let is_here = guest == Architecture::HERE;
-    let mut postern = arguments.postern.clone();
-    let tests = arguments.tests.clone();
-    let mut tests =
-        tests.map(|executable| KernelTests { executable, directory: build::workspace().join("agent") });
-    if tests.is_none() && !arguments.load {
-        tests = Some(if is_here {
-            test::kernel_tests()?
-        } else {
-            let (built, tests) = static_binary::kernel_tests(guest)?;
-            postern.get_or_insert(built);
-            tests
-        });
-    }
-    let postern = match postern {
-        Some(postern) => postern,
-        None if is_here => build::binary(&["postern"], "postern")?,
-        None => static_binary::build(guest, "dev")?,
-    };
-    Ok((postern, tests))
+/// The next one that nobody has taken.
+fn take<'a>(next: &AtomicUsize, guests: &'a [Guest]) -> (usize, Option<&'a Guest>) {
+    let number = next.fetch_add(1, Ordering::Relaxed);
+    (number, guests.get(number))
 }
 
 /// A kernel to boot, and what it does.
-struct Guest<'a> {
-    wanted: &'a Wanted,
-    image: &'a Image,
-    root: &'a Root,
-    work: &'a Work,
+struct Guest {
+    wanted: Wanted,
+    image: Image,
+    root: Root,
+    work: Work,
+    jit_harden: u8,
 }
 
-impl Guest<'_> {
-    /// Boots it, and has it do its work.
-    fn run(&self, jit_harden: u8, limit: Duration) -> Result<Row> {
-        let Self { wanted, image, root, work } = self;
-        // Others may boot the same kernel at the same time.
-        let initramfs = Scratch(image.file(&format!("initramfs.{}", std::process::id())));
-        let console = Scratch(image.file(&format!("console.{}", std::process::id())));
+impl Guest {
+    /// Boots it, and has it do its work. The number tells it from others that this process boots.
+    fn run(&self, number: usize, limit: Duration) -> Result<Row> {
+        let Self { wanted, image, root, work, jit_harden } = self;
+        // Other processes may boot the same kernel at the same time.
+        let scratch = |name| Scratch(image.file(&format!("{name}.{}.{number}", std::process::id())));
+        let (initramfs, console) = (scratch("initramfs"), scratch("console"));
         let archive = guest::initramfs(image, root, work)?;
         std::fs::write(&initramfs.0, archive).with_context(|| format!("write {}", initramfs.0.display()))?;
-        eprintln!("{wanted}: booting Linux {} ({})", image.kernel, image.release);
-        let results =
-            qemu::run(image, &initramfs.0, &console.0, limit, |line| eprintln!("{wanted}: {line}"))?;
+        let name =
+            if *jit_harden == 0 { wanted.to_string() } else { format!("{wanted}, jit_harden {jit_harden}") };
+        eprintln!("{name}: booting Linux {} ({})", image.kernel, image.release);
+        let results = qemu::run(image, &initramfs.0, &console.0, limit, |line| eprintln!("{name}: {line}"))?;
         let said = std::fs::read(&console.0).with_context(|| format!("read {}", console.0.display()))?;
         let said = String::from_utf8_lossy(&said);
         if results.end != End::Done {
             let lines: Vec<&str> = said.lines().collect();
             for line in &lines[lines.len().saturating_sub(LAST_OF_CONSOLE)..] {
-                eprintln!("{wanted}: console: {line}");
+                eprintln!("{name}: console: {line}");
             }
         }
         let faults = console::faults(&said);
-        Ok(Row { wanted: wanted.to_string(), kernel: image.kernel.clone(), jit_harden, results, faults })
+        Ok(Row {
+            wanted: wanted.to_string(),
+            kernel: image.kernel.clone(),
+            jit_harden: *jit_harden,
+            results,
+            faults,
+        })
     }
 }
 

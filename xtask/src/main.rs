@@ -179,7 +179,8 @@ enum Command {
     ///   cargo xtask kernels --kernel 6.1 --load   only what the verifier of 6.1 says
     ///   cargo xtask kernels --kernel 6.12-rt services
     ///   cargo xtask kernels --kernel 6.12-arm64 --load
-    ///   cargo xtask kernels --all                 every kernel, every test; takes hours
+    ///   cargo xtask kernels --all                 every kernel: half an hour
+    ///   cargo xtask kernels --all --every-test --timeout 14400
     #[command(verbatim_doc_comment)]
     Kernels(kernels::Kernels),
     /// Measure.

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::build::{self, Built};
+use crate::build;
 use crate::setup;
-use crate::test::KernelTests;
 
 /// Builds `postern` for each of these processors, as shipped, and says where they are.
 pub(crate) fn report(architectures: &[Architecture]) -> Result<()> {
@@ -35,17 +35,15 @@ pub(crate) fn build(architecture: Architecture, profile: &str) -> Result<PathBuf
     Ok(path)
 }
 
-/// Builds `postern` and the kernel tests the same way, of the default profile. In one go: cargo would compile what they share twice, with
-/// other features.
-pub(crate) fn kernel_tests(architecture: Architecture) -> Result<(PathBuf, KernelTests)> {
+/// Builds `postern`, the lab, and tests with these names the same way, of the default profile. In one go: cargo would compile what they
+/// share twice, with other features. Returns what cargo says.
+pub(crate) fn build_tests(architecture: Architecture, names: &[&str]) -> Result<Vec<Value>> {
     setup::static_binary(architecture)?;
     let mut cargo = build::cargo();
-    cargo.args(["test", "--no-run", "--locked", "--package", "postern", "--test", "kernel"]);
+    cargo.args(["test", "--no-run", "--locked", "--package", "postern", "--package", "postern-lab"]);
+    cargo.args(names.iter().flat_map(|name| ["--test", name]));
     configure(&mut cargo, architecture, "dev")?;
-    let messages = build::messages(&mut cargo)?;
-    let built = Built::read(&messages);
-    let path = built.binaries.get("postern").context("cargo built no postern")?.clone();
-    Ok((path, KernelTests::read(&messages)?))
+    build::messages(&mut cargo)
 }
 
 /// Says for what, how, and with which tools.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::architecture::Architecture;
 use crate::build::{self, Built, cargo};
 
 /// All packages but the programs, which build for another target.
@@ -56,7 +57,9 @@ pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         parts.push(check(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")?);
         parts.push(lint()?);
-        parts.push(lint_programs()?);
+        for architecture in Architecture::ALL {
+            parts.push(lint_programs(architecture)?);
+        }
     }
     let (suites, _) = build_tests(&mut parts)?;
     for suite in suites.iter().filter(|suite| suite.package != CLUSTER) {
@@ -107,20 +110,22 @@ fn lint() -> Result<Part> {
     check(&mut command, "cargo clippy")
 }
 
-/// The programs' own: they build for another target, with flags of `agent/build.rs` that matter to lints.
-fn lint_programs() -> Result<Part> {
+/// The programs' own, as loaded on each processor: they build for another target, with flags of `agent/build.rs` that matter to lints.
+fn lint_programs(architecture: Architecture) -> Result<Part> {
     let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        format!("--cfg=bpf_target_arch=\"{}\"", architecture.rust()),
         "--check-cfg=cfg(bpf_target_arch, values(any()))".to_owned(),
     ];
     let mut command = cargo();
     command.args(["clippy", "--locked", "--package=postern-ebpf", "--lib", "--bins"]);
     command.args(["-Z", "build-std=core", "--target=bpfel-unknown-none"]);
-    command.arg("--target-dir").arg(build::workspace().join("target/lint-programs"));
+    // A folder each: other flags would have all compiled anew.
+    let folder = build::workspace().join("target/lint-programs").join(architecture.rust());
+    command.arg("--target-dir").arg(folder);
     command.args(["--", "-D", "warnings"]);
     // As in the build: `-Z build-std` on the pinned stable toolchain.
     command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    check(&mut command, "cargo clippy of the programs")
+    check(&mut command, &format!("cargo clippy of the programs, {}", architecture.rust()))
 }
 
 /// Says what took how long and what failed.
@@ -154,29 +159,29 @@ fn check(command: &mut Command, name: &str) -> Result<Part> {
     Ok(Part { name: name.to_owned(), took: start.elapsed(), counts: Counts::default(), failed })
 }
 
-/// The kernel tests, built.
+/// A test binary that others than `cargo xtask test` run.
 #[derive(Debug)]
-pub(crate) struct KernelTests {
-    /// The test binary.
+pub(crate) struct TestBinary {
     pub(crate) executable: PathBuf,
     /// Where cargo runs it.
     pub(crate) directory: PathBuf,
 }
 
-impl KernelTests {
-    /// Reads what cargo says.
-    pub(crate) fn read(messages: &[Value]) -> Result<Self> {
-        let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == "kernel");
-        let Suite { executable, directory, .. } = suite.context("cargo built no kernel tests")?;
+impl TestBinary {
+    /// Finds one by its name in what cargo says.
+    pub(crate) fn read(messages: &[Value], name: &str) -> Result<Self> {
+        let suite = messages.iter().filter_map(Suite::read).find(|suite| suite.name == name);
+        let Suite { executable, directory, .. } =
+            suite.with_context(|| format!("cargo built no {name} tests"))?;
         Ok(Self { executable, directory })
     }
 }
 
-/// Builds the kernel tests alone.
-pub(crate) fn kernel_tests() -> Result<KernelTests> {
+/// Builds the tests with these names as `cargo xtask test` does, and the binaries that they run. Returns what cargo says.
+pub(crate) fn build_some(names: &[&str]) -> Result<Vec<Value>> {
     let mut cargo = cargo();
-    cargo.args(["test", "--no-run"]).args(PACKAGES).args(["--test", "kernel"]);
-    KernelTests::read(&build::messages(&mut cargo)?)
+    cargo.args(["test", "--no-run"]).args(PACKAGES).args(names.iter().flat_map(|name| ["--test", name]));
+    build::messages(&mut cargo)
 }
 
 /// Builds every test binary, and the binaries that they run.

@@ -16,7 +16,7 @@ const DRIVERS: [&str; 3] = ["net", "virtio", "char"];
 const HARDWARE: [&str; 4] = ["net/ethernet", "net/wireless", "net/usb", "net/can"];
 
 /// A kernel, ready to boot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Image {
     /// Whose kernel it is.
     pub(super) architecture: Architecture,
