@@ -42,6 +42,7 @@ const LAST_OF_CONSOLE: usize = 30;
 
 /// Arguments of `cargo xtask kernels`.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Kernels {
     /// This kernel: 6.1, 6.12-rt, newest, 6.12-arm64, newest-arm64-16k. May be given more than once.
     #[arg(long = "kernel", value_name = "V")]

@@ -36,6 +36,7 @@ pub(super) enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 pub(super) struct Flow {
     pub(super) initiator: Direction,
     pub(super) stage: Stage,

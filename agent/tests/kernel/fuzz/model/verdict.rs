@@ -22,12 +22,12 @@ pub(super) struct Arrival {
 impl Arrival {
     /// Whether a packet is none of a flow's, though its addresses and ports are: the pod sends it to somebody else than its node, and the
     /// flow is with that or with a Service; or it comes from elsewhere, and a process of the node started the flow.
-    pub(super) fn leaves(&self, flow: &Flow) -> bool {
+    pub(super) fn leaves(self, flow: &Flow) -> bool {
         self.astray && (flow.node || flow.service) || self.forwarded && flow.from_node
     }
 
     /// Whether it goes to the node, or comes from there.
-    pub(super) fn is_by_node(&self) -> bool {
+    pub(super) fn is_by_node(self) -> bool {
         !self.astray && !self.forwarded
     }
 }
@@ -44,6 +44,7 @@ pub(super) struct Question {
 
 /// What is said to it.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 pub(super) struct Answer {
     pub(super) reason: Reason,
     /// Whether the other side has an address of the pod's own node.
