@@ -5,8 +5,9 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use postern_common::reason::Reason;
 
+use crate::atomic;
+use crate::config;
 use crate::maps::COUNTERS;
-use crate::{atomic, config};
 
 /// Counts a packet under its reason.
 #[inline(always)]

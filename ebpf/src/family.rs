@@ -12,18 +12,21 @@ use postern_common::peer::{
 use postern_common::reason::Reason;
 use postern_common::service::{Crossing, Frontend, FrontendKey4, FrontendKey6};
 
-use crate::apart::{Flows, Stage};
-use crate::behind_nat::{Sender, Target};
-use crate::frame::Unreadable;
+use crate::config;
+use crate::context::Scene;
+use crate::flow::sockets::{self, Socket};
+use crate::global;
+use crate::global::{Flows, Stage};
+use crate::hash;
 use crate::maps::{
     DIRECTORY4, DIRECTORY6, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, PEERS4, PEERS6, POD_ADDRESSES4,
     POD_ADDRESSES6, PREFIXES4, PREFIXES6, SCENES4, SCENES6,
 };
+use crate::nat::postrouting::{Sender, Target};
+use crate::parse::frame::Unreadable;
+use crate::parse::skb::Routed;
 use crate::parse::{self, Packet};
-use crate::scene::Scene;
-use crate::skb::Routed;
-use crate::sockets::{self, Socket};
-use crate::{apart, config, slot, steady};
+use crate::seqcount;
 
 /// An address of one family, as it stands in a packet: a number that is never counted with.
 pub trait Address: Copy + Default + PartialEq {
@@ -63,7 +66,7 @@ pub trait Address: Copy + Default + PartialEq {
     /// The established flow's entry.
     fn flow(key: &Self::FlowKey) -> Option<*mut Flow>;
 
-    /// Remembers an established flow, which [`crate::directory`] has a place for.
+    /// Remembers an established flow, which [`crate::flow::directory`] has a place for.
     fn remember(key: &Self::FlowKey, flow: &Flow) -> Result<(), i32>;
 
     /// Writes what became of an established flow, if it is there: by its key, since the memory that a look-up found may be another
@@ -113,39 +116,39 @@ pub trait Address: Copy + Default + PartialEq {
     /// The reverse of [`Self::widen`].
     fn narrow(wide: [u64; 2]) -> Self;
 
-    /// One of this CPU's places for what is known of the packet at hand (see [`crate::claim`]).
+    /// One of this CPU's places for what is known of the packet at hand (see [`crate::context::claim`]).
     fn scene(place: u32) -> Option<*mut Scene<Self>>;
 
-    /// Calls a stage of the packet path that the verifier checks apart: see [`crate::apart`].
+    /// Calls a stage of the packet path that the verifier checks apart: see [`crate::global`].
     ///
     /// # Safety
     ///
     /// The context must be that of the running program, and nobody else may use the scene meanwhile.
     unsafe fn call(stage: Stage, skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32;
 
-    /// [`crate::pick_up::pick_up`], checked apart.
+    /// [`crate::flow::midstream::pick_up`], checked apart.
     ///
     /// # Safety
     ///
     /// As above.
     unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32;
 
-    /// [`crate::recall::look_for_pods`], checked apart.
+    /// [`crate::policy::cache::look_for_pods`], checked apart.
     fn is_known_as_pods(&self, ifindex: u32) -> bool;
 
     /// [`crate::filter::finish`], checked apart.
     fn finish(scene: &mut Scene<Self>);
 
-    /// [`crate::behind_nat::verdict`], checked apart.
+    /// [`crate::nat::postrouting::verdict`], checked apart.
     fn verdict(sender: &Sender, target: &Target<Self>) -> Reason;
 
-    /// [`crate::behind_nat::remember`], checked apart.
+    /// [`crate::nat::postrouting::remember`], checked apart.
     fn remember_target(crossing: &Crossing, target: &Target<Self>, reason: Reason, believed: bool) -> Reason;
 
-    /// [`crate::behind_nat::is_allowed_already`], checked apart.
+    /// [`crate::nat::postrouting::is_allowed_already`], checked apart.
     fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool;
 
-    /// [`crate::half_open::seek_in`], checked apart.
+    /// [`crate::flow::half_open::seek_in`], checked apart.
     ///
     /// # Safety
     ///
@@ -232,13 +235,13 @@ macro_rules! address_family {
             #[inline(always)]
             fn listed_peer(self, epoch: u32) -> Option<Peer> {
                 let key = $peer { epoch, address: self.bytes() };
-                steady::read(|| $peers.get_ptr(&key))
+                seqcount::read(|| $peers.get_ptr(&key))
             }
 
             #[inline(always)]
             fn is_nodes(self, epoch: u32) -> bool {
                 let key = $peer { epoch, address: self.bytes() };
-                steady::read_or_default(|| $peers.get_ptr(&key)).flags & LOCAL_NODE != 0
+                seqcount::read_or_default(|| $peers.get_ptr(&key)).flags & LOCAL_NODE != 0
             }
 
             #[inline(always)]
@@ -250,7 +253,7 @@ macro_rules! address_family {
             #[inline(always)]
             fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend> {
                 let key = $frontend { epoch, address: self.bytes(), port, protocol: u16::from(protocol) };
-                steady::read(|| $frontends.get_ptr(&key))
+                seqcount::read(|| $frontends.get_ptr(&key))
             }
 
             #[inline(always)]
@@ -260,7 +263,7 @@ macro_rules! address_family {
 
             #[inline(always)]
             fn owner(self) -> Option<u32> {
-                steady::read(|| $owns.get_ptr($own { ifindex: ANY_VETH, address: self.bytes() }))
+                seqcount::read(|| $owns.get_ptr($own { ifindex: ANY_VETH, address: self.bytes() }))
             }
 
             #[inline(always)]
@@ -281,16 +284,16 @@ macro_rules! address_family {
                 unsafe {
                     let place = place_of(scene);
                     match stage {
-                        Stage::Judge => apart::$apart::judge(skb, scene, place),
-                        Stage::JudgeAgain => apart::$apart::judge_again(skb, scene, place),
-                        Stage::SlowPath(EGRESS) => apart::$apart::slow_path_from_pod(skb, scene, place),
-                        Stage::SlowPath(_) => apart::$apart::slow_path_to_pod(skb, scene, place),
-                        Stage::Error(EGRESS) => apart::$apart::error_from_pod(skb, scene, place),
-                        Stage::Error(_) => apart::$apart::error_to_pod(skb, scene, place),
-                        Stage::Syn(EGRESS) => apart::$apart::syn_from_pod(skb, scene, place),
-                        Stage::Syn(_) => apart::$apart::syn_to_pod(skb, scene, place),
-                        Stage::Flow(EGRESS) => apart::$apart::flow_from_pod(skb, scene, place),
-                        Stage::Flow(_) => apart::$apart::flow_to_pod(skb, scene, place),
+                        Stage::Judge => global::$apart::judge(skb, scene, place),
+                        Stage::JudgeAgain => global::$apart::judge_again(skb, scene, place),
+                        Stage::SlowPath(EGRESS) => global::$apart::slow_path_from_pod(skb, scene, place),
+                        Stage::SlowPath(_) => global::$apart::slow_path_to_pod(skb, scene, place),
+                        Stage::Error(EGRESS) => global::$apart::error_from_pod(skb, scene, place),
+                        Stage::Error(_) => global::$apart::error_to_pod(skb, scene, place),
+                        Stage::Syn(EGRESS) => global::$apart::syn_from_pod(skb, scene, place),
+                        Stage::Syn(_) => global::$apart::syn_to_pod(skb, scene, place),
+                        Stage::Flow(EGRESS) => global::$apart::flow_from_pod(skb, scene, place),
+                        Stage::Flow(_) => global::$apart::flow_to_pod(skb, scene, place),
                     }
                 }
             }
@@ -298,25 +301,25 @@ macro_rules! address_family {
             #[inline(always)]
             unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32 {
                 // SAFETY: the caller's.
-                unsafe { apart::$apart::pick_up(skb, scene, place_of(scene), reason) }
+                unsafe { global::$apart::pick_up(skb, scene, place_of(scene), reason) }
             }
 
             #[inline(always)]
             fn is_known_as_pods(&self, ifindex: u32) -> bool {
                 // SAFETY: it is an address.
-                unsafe { apart::$apart::is_pods(self, ifindex) != 0 }
+                unsafe { global::$apart::is_pods(self, ifindex) != 0 }
             }
 
             #[inline(always)]
             fn finish(scene: &mut Scene<Self>) {
                 // SAFETY: nobody else has it.
-                unsafe { apart::$apart::finish(scene, place_of(scene)) };
+                unsafe { global::$apart::finish(scene, place_of(scene)) };
             }
 
             #[inline(always)]
             fn verdict(sender: &Sender, target: &Target<Self>) -> Reason {
                 // SAFETY: they are what they say.
-                unsafe { Reason::of(apart::$apart::verdict(sender, target)) }
+                unsafe { Reason::of(global::$apart::verdict(sender, target)) }
             }
 
             #[inline(always)]
@@ -328,19 +331,19 @@ macro_rules! address_family {
             ) -> Reason {
                 let (reason, believed) = (reason as u32, u32::from(believed));
                 // SAFETY: they are what they say.
-                unsafe { Reason::of(apart::$apart::remember(crossing, target, reason, believed)) }
+                unsafe { Reason::of(global::$apart::remember(crossing, target, reason, believed)) }
             }
 
             #[inline(always)]
             fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool {
                 // SAFETY: they are what they say.
-                unsafe { apart::$apart::is_allowed_already(ifindex, source, target) != 0 }
+                unsafe { global::$apart::is_allowed_already(ifindex, source, target) != 0 }
             }
 
             #[inline(always)]
             unsafe fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool {
                 // SAFETY: nobody else has the scene; and the caller's.
-                unsafe { apart::$apart::seek(scene, place_of(scene), flows, u32::from(initiator)) != 0 }
+                unsafe { global::$apart::seek(scene, place_of(scene), flows, u32::from(initiator)) != 0 }
             }
 
             $($own_items)*
@@ -419,7 +422,7 @@ address_family!(
 
         #[inline(always)]
         fn mix(self, hash: u64) -> u64 {
-            slot::mix(hash, u64::from(u32::from_be(self)))
+            hash::mix(hash, u64::from(u32::from_be(self)))
         }
 
         #[inline(always)]
@@ -508,7 +511,7 @@ address_family!(
         #[inline(always)]
         fn mix(self, hash: u64) -> u64 {
             let [first, second] = self.widen();
-            slot::mix(slot::mix(hash, u64::from_be(first)), u64::from_be(second))
+            hash::mix(hash::mix(hash, u64::from_be(first)), u64::from_be(second))
         }
 
         #[inline(always)]

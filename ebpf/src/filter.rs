@@ -10,23 +10,32 @@ use postern_common::reason::Reason;
 use postern_common::service::{JUDGED, NOTHING_NOTED};
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
-use crate::addressed::{self, is_astray};
-use crate::apart::Stage;
+use crate::antispoof;
+use crate::config;
+use crate::context::claim;
+use crate::context::{Scene, ifindex, readable, step};
 use crate::count::conclude;
 use crate::family::Address;
-use crate::fragment::Relation;
+use crate::flow::directory;
+use crate::flow::established;
+use crate::flow::fragment;
+use crate::flow::fragment::Relation;
+use crate::flow::half_open;
+use crate::flow::midstream::{PickedUp, picked_up};
+use crate::global;
+use crate::global::Stage;
+use crate::nat::tag::{self, has_ports};
 use crate::parse::{self, Fragment, Frame, Packet, ethertype};
-use crate::pick_up::{PickedUp, picked_up};
-use crate::scene::{Scene, ifindex, readable, step};
-use crate::service::{self, has_ports};
-use crate::verdict::{self, Question};
-use crate::{apart, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::policy::addressed::{self, is_astray};
+use crate::policy::cache;
+use crate::policy::query::{self, Question};
+use crate::seqcount;
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
 pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
     if DIRECTION == EGRESS {
-        service::tag(ctx, NOTHING_NOTED);
+        tag::tag(ctx, NOTHING_NOTED);
     }
     conclude::<DIRECTION>(ctx, claim::within(|place| reason::<DIRECTION>(ctx, place)))
 }
@@ -43,9 +52,9 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
         // SAFETY: the context is the running program's; these return a reason's number.
         _ => unsafe {
             Reason::of(if DIRECTION == EGRESS {
-                apart::others_from_pod(ctx.skb.skb)
+                global::others_from_pod(ctx.skb.skb)
             } else {
-                apart::others_to_pod(ctx.skb.skb)
+                global::others_to_pod(ctx.skb.skb)
             })
         },
     }
@@ -74,16 +83,16 @@ fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usi
         // SAFETY: the element stays valid until this program ends. What is written is written elsewhere.
         let flow: &Flow = unsafe { &*flow };
         let is_against = transport.starts && flow.initiator != DIRECTION;
-        if conntrack::is_current(flow, scene.generation, scene.now)
+        if established::is_current(flow, scene.generation, scene.now)
             && !is_against
             && !addressed::leaves_flow(ctx, scene, flow.flags, DIRECTION)
         {
-            let crosses = service::crosses(flow, DIRECTION);
-            if conntrack::is_due(flow, protocol, transport, scene.now) {
-                conntrack::note(scene, DIRECTION);
+            let crosses = tag::crosses(flow, DIRECTION);
+            if established::is_due(flow, protocol, transport, scene.now) {
+                established::note(scene, DIRECTION);
             }
             if crosses {
-                service::cross(ctx, scene, service::of_known());
+                tag::cross(ctx, scene, tag::of_known());
             }
             return Reason::Established;
         }
@@ -103,8 +112,8 @@ fn call<A: Address>(stage: Stage, ctx: &TcContext, scene: &mut Scene<A>) -> Reas
 #[inline(always)]
 pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     // The generation was read; what is judged by it is read from here on.
-    steady::fence();
-    if !recall::take_endpoint(scene) {
+    seqcount::fence();
+    if !cache::take_endpoint(scene) {
         return Reason::NoEndpoint;
     }
     if is_open(&scene.endpoint) {
@@ -117,7 +126,7 @@ pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         readable::SOURCE_ROUTED => return Reason::SourceRouted,
         _ => return Reason::Malformed,
     }
-    if DIRECTION == EGRESS && scene.endpoint.flags & GUARDED != 0 && guard::is_spoofed(ctx, scene) {
+    if DIRECTION == EGRESS && scene.endpoint.flags & GUARDED != 0 && antispoof::is_spoofed(ctx, scene) {
         return Reason::Spoofed;
     }
     if A::is_link(ctx, scene) && !(DIRECTION == EGRESS && leaves_link(ctx, scene)) {
@@ -149,12 +158,12 @@ pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut S
         // Of flows that are known, those to Services; of what is new, everything: wherever it goes, policy has not allowed more than
         // the address that stands on it.
         let flags = match reason {
-            Reason::Established => service::of_known(),
+            Reason::Established => tag::of_known(),
             Reason::AllowedByPolicy | Reason::NotIsolated => JUDGED,
             _ => 0,
         };
         if reason != Reason::Established || scene.service {
-            service::cross(ctx, scene, flags);
+            tag::cross(ctx, scene, flags);
         }
     }
     if scene.packet.fragment == Fragment::First {
@@ -182,14 +191,14 @@ pub fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
     let (kind, payload) = parse::frame(ctx).map_or((UNREADABLE, 0), |it| (it.ethertype.into(), it.payload));
     let ifindex = ifindex(ctx);
     let mut endpoint = Endpoint::default();
-    if !recall::endpoint(ifindex, &mut endpoint) {
+    if !cache::endpoint(ifindex, &mut endpoint) {
         return Reason::NoEndpoint;
     }
     if is_open(&endpoint) {
         return Reason::NotIsolated;
     }
     if kind == u32::from(ethertype::ARP) {
-        return match guard::is_spoofed_arp(ctx, payload, ifindex) {
+        return match antispoof::is_spoofed_arp(ctx, payload, ifindex) {
             Ok(true) if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 => Reason::Spoofed,
             Ok(_) => Reason::Link,
             Err(_) => Reason::Malformed,
@@ -223,7 +232,7 @@ fn known_established<const DIRECTION: u8, A: Address>(
     scene: &mut Scene<A>,
     note: bool,
 ) -> Known {
-    if scene.absent != 0 || !conntrack::read(scene) {
+    if scene.absent != 0 || !established::read(scene) {
         scene.absent = 1;
         return Known::Nothing;
     }
@@ -233,7 +242,7 @@ fn known_established<const DIRECTION: u8, A: Address>(
     if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         return Known::Nothing;
     }
-    let is_allowed = conntrack::judge_established_again(ctx, scene, note);
+    let is_allowed = established::judge_established_again(ctx, scene, note);
     // That the other side is the node may have turned out just now.
     if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
         return Known::Nothing;
@@ -288,7 +297,7 @@ fn known_half_open<const DIRECTION: u8, A: Address>(
         return Known::Nothing;
     }
     let (generation, flags) = (flow.generation, flow.flags);
-    let allowed = conntrack::judge_again(ctx, scene);
+    let allowed = established::judge_again(ctx, scene);
     let flow = scene.flow;
     scene.service = flow.flags & SERVICE != 0;
     if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
@@ -319,7 +328,7 @@ pub fn finish<A: Address>(scene: &mut Scene<A>) {
         let half_open = scene.flow;
         scene.flow.state = state::ESTABLISHED;
         scene.flow.progress = 0;
-        conntrack::refresh(&mut scene.flow, direction, protocol, transport, scene.now);
+        established::refresh(&mut scene.flow, direction, protocol, transport, scene.now);
         let is_established = directory::establish(scene);
         if scene.step == step::PICKED_UP {
             // Where there is no room, the next packet asks again.
@@ -364,7 +373,7 @@ pub fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: 
     }
     let (direction, protocol, port) = (DIRECTION, IPPROTO_ICMP, 0);
     scene.question = Question { direction, peer, protocol, port, resolved: false };
-    verdict::judge(ctx, scene)
+    query::judge(ctx, scene)
 }
 
 /// Whether an ICMP error, whose flow the scene has, is about a half-open one that is allowed.
@@ -388,7 +397,7 @@ fn is_about_half_open<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &
 #[inline(always)]
 pub fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
     let mut reason = scene.judge(ctx, DIRECTION);
-    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && tag::is_hairpin(ctx, scene) {
         reason = Reason::AllowedByPolicy;
     }
     if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(ctx, scene) {
@@ -418,7 +427,7 @@ fn is_answer<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene
         || scene.flow.state != state::OPENING
         || is_astray(ctx, scene, scene.flow.flags, DIRECTION)
         // After policy changed, the first side's next SYN is judged before this one is an answer again.
-        || !conntrack::is_current(&scene.flow, scene.generation, scene.now)
+        || !established::is_current(&scene.flow, scene.generation, scene.now)
     {
         return false;
     }
@@ -450,7 +459,7 @@ pub fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &
         }
     }
     let mut reason = scene.judge(ctx, DIRECTION);
-    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && tag::is_hairpin(ctx, scene) {
         // Allowed whatever became of the flow before, and whatever the pod's sockets say.
         reason = Reason::AllowedByPolicy;
         known = Known::Allowed;

@@ -1,10 +1,10 @@
 //! All maps, with their shape and who writes them. Pinned by the agent under their names.
 
-use crate::claim::{Claim, PLACES};
-use crate::pick_up::Asked;
-use crate::recall::{ANSWERS_KEPT, Kept, VETHS_KEPT};
-use crate::scene::Scene;
-use crate::verdict::Answer;
+use crate::context::Scene;
+use crate::context::claim::{Claim, PLACES};
+use crate::flow::midstream::Asked;
+use crate::policy::cache::{ANSWERS_KEPT, Kept, VETHS_KEPT};
+use crate::policy::query::Answer;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
@@ -116,7 +116,7 @@ pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap:
 
 /// Room for what is known of the packet at hand: the verifier follows every value on the stack through the whole
 /// program, but takes what comes from a map as it comes. Nobody else reads it. One of them is used; where programs of one CPU interrupt each other,
-/// whichever is free (see [`crate::claim`]).
+/// whichever is free (see [`crate::context::claim`]).
 #[btf_map]
 pub static SCENES4: PerCpuArray<Scene<u32>, { PLACES as usize }> = PerCpuArray::new();
 

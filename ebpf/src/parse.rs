@@ -2,9 +2,11 @@
 
 mod arp;
 mod ethernet;
+pub mod frame;
 mod ipv4;
 mod ipv6;
 mod link;
+pub mod skb;
 mod transport;
 
 pub use self::arp::sender as arp_sender;

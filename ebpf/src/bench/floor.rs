@@ -6,9 +6,9 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::Flow;
 use postern_common::direction::INGRESS;
+use postern_ebpf::context::readable;
 use postern_ebpf::family::Address;
 use postern_ebpf::parse::{self, Frame, ethertype};
-use postern_ebpf::scene::readable;
 
 use crate::vary::VARY;
 

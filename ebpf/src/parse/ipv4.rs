@@ -6,9 +6,9 @@ use aya_ebpf::programs::TcContext;
 
 use super::transport as transport_header;
 use super::{Datagram, Fragment, NO_HEADER, Packet};
-use crate::apart;
-use crate::frame::{self, Unreadable};
-use crate::skb::Routed;
+use crate::global;
+use crate::parse::frame::{self, Unreadable};
+use crate::parse::skb::Routed;
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;
@@ -64,7 +64,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
         let (options, length) = (start + size_of::<Header>(), length - size_of::<Header>());
         // SAFETY: the context is the running program's.
         match unsafe {
-            apart::walk_options(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
+            global::walk_options(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
         } {
             options::FINE => {}
             options::SOURCE_ROUTED => return Err(Unreadable::SourceRouted),

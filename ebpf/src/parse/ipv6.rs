@@ -4,9 +4,9 @@ use aya_ebpf::programs::TcContext;
 
 use super::transport as transport_header;
 use super::{Datagram, Fragment, NO_HEADER, Packet};
-use crate::frame::{self, Unreadable};
 use crate::opaque::opaque;
-use crate::skb::Routed;
+use crate::parse::frame::{self, Unreadable};
+use crate::parse::skb::Routed;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).

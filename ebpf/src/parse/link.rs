@@ -8,7 +8,7 @@ use postern_common::IPPROTO_ICMPV6;
 
 use super::ipv6::{self, is_link_local, is_multicast};
 use super::{Fragment, Packet, Transport};
-use crate::frame;
+use crate::parse::frame;
 
 /// ICMPv6 types.
 mod kind {

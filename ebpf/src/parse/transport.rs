@@ -6,8 +6,8 @@ use aya_ebpf::programs::TcContext;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::Transport;
-use crate::frame::{self, Unreadable};
-use crate::skb::Routed;
+use crate::parse::frame::{self, Unreadable};
+use crate::parse::skb::Routed;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;

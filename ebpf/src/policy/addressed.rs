@@ -6,10 +6,10 @@ use postern_common::conntrack::{FROM_NODE, NODE, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED};
 
+use crate::context::Scene;
 use crate::family::Address;
-use crate::frame;
-use crate::recall;
-use crate::scene::Scene;
+use crate::parse::frame;
+use crate::policy::cache;
 
 /// `PACKET_HOST` (`linux/if_packet.h`): to the address of the device that it came in by, which is the veth's own.
 const HOST: u32 = 0;
@@ -63,7 +63,7 @@ pub fn leaves_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u8,
 #[inline(never)]
 fn strays_from_veth<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
     // Without an endpoint, nothing passes.
-    !recall::take_endpoint(scene) || strays(ctx, &scene.endpoint, EGRESS)
+    !cache::take_endpoint(scene) || strays(ctx, &scene.endpoint, EGRESS)
 }
 
 #[inline(always)]

@@ -6,12 +6,13 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::MAX_ENDPOINTS;
 use postern_common::reason::Reason;
 
+use crate::config;
+use crate::context::{Scene, step};
 use crate::family::Address;
+use crate::flow::established;
+use crate::flow::sockets::{self, Connection};
 use crate::maps::ASKED;
 use crate::parse::Packet;
-use crate::scene::{Scene, step};
-use crate::sockets::{self, Connection};
-use crate::{config, conntrack};
 
 /// What became of a connection that is older than the programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason
     let flow = &mut scene.flow;
     *flow =
         Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
-    conntrack::refresh(flow, scene.direction, protocol, transport, scene.now);
+    established::refresh(flow, scene.direction, protocol, transport, scene.now);
     // Where there is no room, the next packet asks again.
     scene.step = step::PICKED_UP;
     PickedUp::Allowed

@@ -5,14 +5,14 @@ use postern_common::conntrack::{DENIED, DENIED_LIFETIME, FROM_NODE, Flow, NODE, 
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 
-use crate::apart::Stage;
 use crate::config;
+use crate::context::Scene;
 use crate::family::Address;
+use crate::global::Stage;
+use crate::nat::tag;
 use crate::parse::{Packet, Transport};
-use crate::scene::Scene;
-use crate::service;
-use crate::steady;
-use crate::verdict;
+use crate::policy::query;
+use crate::seqcount;
 
 /// Both bits of [`Flow::progress`].
 const BOTH_FINISHED: u8 = 0b11;
@@ -64,7 +64,7 @@ pub fn read<A: Address>(scene: &mut Scene<A>) -> bool {
         let Some(found) = A::flow(&scene.key) else { return false };
         // SAFETY: until this program ends, the memory stays a flow, if not this one. Volatile: others may be writing.
         scene.flow = unsafe { found.read_volatile() };
-        steady::fence();
+        seqcount::fence();
         if A::flow(&scene.key) == Some(found) {
             return true;
         }
@@ -73,7 +73,7 @@ pub fn read<A: Address>(scene: &mut Scene<A>) -> bool {
     false
 }
 
-/// How often to look again, as in [`crate::steady`].
+/// How often to look again, as in [`crate::seqcount`].
 const TRIES: u32 = 2;
 
 /// Notes a packet of the scene's flow, which is established. A function of its own: hardly any packet needs it.
@@ -133,7 +133,7 @@ pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
     let was = scene.flow.flags;
     scene.ask(initiator);
     if was & DENIED == 0 && !config::recheck() {
-        if verdict::is_behind_nat(scene) {
+        if query::is_behind_nat(scene) {
             // So far it went to the address itself.
             scene.flow.flags |= SERVICE;
             scene.flow.backend = scene.question.peer.widen();
@@ -145,12 +145,12 @@ pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
     // An answer to what the pod sends to an address that was no Service's so far.
     let answers = initiator == EGRESS && scene.direction == INGRESS && was & (SERVICE | DENIED) == 0;
     if was & SERVICE != 0 {
-        service::ask_about_backend(scene);
+        tag::ask_about_backend(scene);
     } else if answers {
         // It is one's by now, perhaps. Until the pod's next packet goes elsewhere, this is from whom packets went to.
-        scene.question.resolved = verdict::is_behind_nat(scene);
+        scene.question.resolved = query::is_behind_nat(scene);
     }
-    let reason = verdict::judge(ctx, scene);
+    let reason = query::judge(ctx, scene);
     if !scene.question.resolved {
         // The address may have become the node's, or no longer be.
         scene.flow.flags = scene.flow.flags & !NODE | scene.flow_flags() & NODE;
@@ -166,7 +166,7 @@ pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
         scene.flow.flags |= scene.flow_flags() & SERVICE;
     }
     if scene.flow.flags & SERVICE != 0 && !is_others {
-        return service::is_allowed_still(ctx, scene, reason);
+        return tag::is_allowed_still(ctx, scene, reason);
     }
     // What the pod sends carries its own socket, and what the node sends of its own passes by itself: neither says that the node
     // started this flow.

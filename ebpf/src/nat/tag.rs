@@ -1,5 +1,5 @@
 //! Services, on the pod's side of the choice of a backend: which packets may be on their way to one, and what is noted of
-//! them for [`crate::behind_nat`].
+//! them for [`crate::nat::postrouting`].
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
@@ -12,13 +12,16 @@ use postern_common::service::{
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::claim::PLACES;
+use crate::config;
+use crate::context::Scene;
+use crate::context::claim::PLACES;
 use crate::family::Address;
-use crate::frame;
+use crate::flow::sockets;
+use crate::hash;
 use crate::maps;
 use crate::parse::Fragment;
-use crate::scene::Scene;
-use crate::{config, slot, sockets, steady};
+use crate::parse::frame;
+use crate::seqcount;
 
 /// Whether a protocol has ports, without which no frontend is of it.
 #[inline(always)]
@@ -163,7 +166,7 @@ fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
 pub fn is_noted(ifindex: u32, digest: u32, port: u16, protocol: u16) -> bool {
     let sought = Hairpin { expires: 0, digest, port, protocol };
     let slot = hairpin_slot(ifindex, &sought);
-    let Some(noted) = steady::read_twice(|| maps::HAIRPINS.get_ptr(slot)) else { return false };
+    let Some(noted) = seqcount::read_twice(|| maps::HAIRPINS.get_ptr(slot)) else { return false };
     // SAFETY: the helper takes nothing and only reads a clock, that of `behind_nat`.
     let now = unsafe { bpf_ktime_get_ns() };
     noted.expires > now && Hairpin { expires: 0, ..noted } == sought
@@ -173,7 +176,7 @@ pub fn is_noted(ifindex: u32, digest: u32, port: u16, protocol: u16) -> bool {
 #[inline(always)]
 pub fn hairpin_slot(ifindex: u32, hairpin: &Hairpin) -> HairpinSlot {
     let word = u64::from(hairpin.digest) << 32 | u64::from(hairpin.port) << 16 | u64::from(hairpin.protocol);
-    HairpinSlot { ifindex, number: slot::mix(config::seed(), word) as u32 & (HAIRPIN_SLOTS - 1) }
+    HairpinSlot { ifindex, number: hash::mix(config::seed(), word) as u32 & (HAIRPIN_SLOTS - 1) }
 }
 
 /// Words of a payload that are looked at.
@@ -195,7 +198,7 @@ pub fn digest(protocol: u8, length: u32, word: impl Fn(u32) -> Option<u32>) -> O
     while index < WORDS {
         let offset = start + index * 4;
         if offset + 4 <= length {
-            digest = slot::mix(digest, u64::from(word(offset)?));
+            digest = hash::mix(digest, u64::from(word(offset)?));
         }
         index += 1;
     }

@@ -1,8 +1,8 @@
 //! Services, behind the choice of a backend: netfilter's `POST_ROUTING` hook, after destination NAT and before source NAT, or where
-//! there are no netfilter programs the egress of the device that the packet leaves by ([`crate::post_nat`]). Whatever
+//! there are no netfilter programs the egress of the device that the packet leaves by ([`crate::nat::tc_egress`]). Whatever
 //! chose, kube-proxy in any mode or a host port, what the packet says here is where it goes.
 //!
-//! What [`crate::service`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
+//! What [`crate::nat::tag`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
 //! by the bridge of which that is a port: anybody may write tags, and nodes that share a kernel keep each other's. An isolated pod's
 //! packet passes with nothing but a tag of the programs'.
 //!
@@ -23,14 +23,19 @@ use postern_common::service::{
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 
+use crate::config;
+use crate::count;
 use crate::family::Address;
-use crate::half_open::{self, Destination};
+use crate::flow::established;
+use crate::flow::half_open::{self, Destination};
+use crate::global;
 use crate::maps::{self, ENDPOINTS, STATE};
+use crate::nat::tag::{digest, hairpin_slot, has_ports};
 use crate::parse::NO_HEADER;
-use crate::service::{digest, hairpin_slot, has_ports};
-use crate::skb::Routed;
-use crate::verdict::of_classes;
-use crate::{apart, config, conntrack, count, steady, tunnel};
+use crate::parse::skb::Routed;
+use crate::policy::query::of_classes;
+use crate::policy::tunnel;
+use crate::seqcount;
 
 /// `NF_DROP` (`linux/netfilter.h`)
 pub const DROP: u32 = 0;
@@ -149,13 +154,13 @@ fn identify<A: Address>(sender: &mut Sender, skb: impl Routed, source: A) {
 #[inline(always)]
 pub fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     // SAFETY: it is one.
-    unsafe { apart::read_endpoint(ifindex, endpoint) != 0 }
+    unsafe { global::read_endpoint(ifindex, endpoint) != 0 }
 }
 
 /// What [`take_endpoint`] does: no endpoint has epoch zero.
 #[inline(always)]
 pub fn read_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
-    *endpoint = steady::read_or_default(|| ENDPOINTS.get_ptr(ifindex));
+    *endpoint = seqcount::read_or_default(|| ENDPOINTS.get_ptr(ifindex));
     endpoint.epoch != 0
 }
 
@@ -280,7 +285,7 @@ fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> b
 /// Takes the veth where something was noted for the sender of what came in by the bridge of which that is a port. Says whether it is one.
 #[inline(always)]
 fn identify_by_bridge(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
-    if iif == 0 || apart::master(crossing.ifindex) != iif {
+    if iif == 0 || global::master(crossing.ifindex) != iif {
         return false;
     }
     (sender.ifindex, sender.is_sure) = (crossing.ifindex, 1);
@@ -365,7 +370,7 @@ fn goes_established<A: Address>(crossing: &Crossing, target: &Target<A>) -> u32 
 /// An established flow. One that there is none of has expired.
 #[inline(always)]
 fn flow<A: Address>(key: &A::FlowKey) -> Flow {
-    steady::read_twice(|| A::flow(key).map(<*mut Flow>::cast_const)).unwrap_or_default()
+    seqcount::read_twice(|| A::flow(key).map(<*mut Flow>::cast_const)).unwrap_or_default()
 }
 
 /// Remembers where an established flow's packets go, or that this is not known any more.
@@ -438,8 +443,8 @@ pub fn is_allowed_already<A: Address>(ifindex: u32, source: A, target: &Target<A
         // SAFETY: until this program ends, the memory stays an element of the map; it counts only if it is still this flow's after.
         let found = unsafe { flow.read_volatile() };
         // What is read before the second look-up must not be of whoever stands there after it.
-        steady::fence();
-        if conntrack::is_current(&found, generation, config::now()) && A::flow(&key) == Some(flow) {
+        seqcount::fence();
+        if established::is_current(&found, generation, config::now()) && A::flow(&key) == Some(flow) {
             return true;
         }
     }

@@ -11,12 +11,15 @@ use postern_common::verdict::{
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::apart::Stage;
+use crate::context::Scene;
 use crate::family::Address;
+use crate::flow::sockets;
+use crate::global;
+use crate::global::Stage;
 use crate::maps::{PORT_PAGES, STATE, VERDICTS};
-use crate::scene::Scene;
-use crate::service::has_ports;
-use crate::{apart, recall, sockets, tunnel};
+use crate::nat::tag::has_ports;
+use crate::policy::cache;
+use crate::policy::tunnel;
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -71,7 +74,7 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         u64::from(subject) << 32 | u64::from(endpoint.epoch),
         (u64::from(A::FAMILY) | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
     ];
-    let Some(answer) = recall::answer(&scene.inquiry, || look_up(scene, subject, frontends)) else {
+    let Some(answer) = cache::answer(&scene.inquiry, || look_up(scene, subject, frontends)) else {
         // Every array has its elements.
         return Reason::DeniedByPolicy;
     };
@@ -188,7 +191,7 @@ fn contained<A: Address>(scene: &Scene<A>) -> Option<Peer> {
 pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
     let VerdictKey { subject, peer } = key;
     // SAFETY: the same.
-    unsafe { Reason::of(apart::of_classes(subject, peer, u32::from(protocol), u32::from(port))) }
+    unsafe { Reason::of(global::of_classes(subject, peer, u32::from(protocol), u32::from(port))) }
 }
 
 /// What [`of_classes`] does.

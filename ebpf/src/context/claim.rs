@@ -10,8 +10,9 @@ use core::ptr::{read_volatile, write_volatile};
 
 use postern_common::reason::Reason;
 
+use crate::atomic;
+use crate::config;
 use crate::maps::CLAIMS;
-use crate::{atomic, config};
 
 /// Places that each CPU has for packets of a family.
 pub const PLACES: u32 = 2;

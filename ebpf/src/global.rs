@@ -15,11 +15,17 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::Endpoint;
 use postern_common::verdict::VerdictKey;
 
+use crate::context::Scene;
 use crate::family::Address;
-use crate::half_open::Destination;
-use crate::post_nat::EgressSkb;
-use crate::scene::Scene;
-use crate::{behind_nat, filter, half_open, parse, recall, tunnel, verdict};
+use crate::filter;
+use crate::flow::half_open;
+use crate::flow::half_open::Destination;
+use crate::nat::postrouting;
+use crate::nat::tc_egress::EgressSkb;
+use crate::parse;
+use crate::policy::cache;
+use crate::policy::query;
+use crate::policy::tunnel;
 
 /// The flows of a row of half-open ones, of both directions.
 pub type Flows = [Flow; HALF_OPEN_WAYS * 2];
@@ -99,15 +105,20 @@ macro_rules! family {
             use postern_common::service::Crossing;
 
             use super::{Flows, same};
-            use crate::behind_nat::{self, Sender, Target};
-            use crate::pick_up::PickedUp;
-            use crate::scene::Scene;
-            use crate::{conntrack, filter, half_open, pick_up, recall, verdict};
+            use crate::nat::postrouting::{self, Sender, Target};
+            use crate::flow::midstream::PickedUp;
+            use crate::context::Scene;
+            use crate::flow::established;
+use crate::filter;
+use crate::flow::half_open;
+use crate::flow::midstream;
+use crate::policy::cache;
+use crate::policy::query;
 
             stages! {
                 $suffix, $address:
-                /// [`verdict::decide`]: one of [`Reason`]'s numbers.
-                judge = Reason::DeniedByPolicy as u32, |ctx, scene| verdict::decide(&ctx, scene) as u32;
+                /// [`query::decide`]: one of [`Reason`]'s numbers.
+                judge = Reason::DeniedByPolicy as u32, |ctx, scene| query::decide(&ctx, scene) as u32;
                 /// [`filter::slow_path`] of what a pod sends: one of [`Reason`]'s numbers, as of all that follow.
                 slow_path_from_pod = Reason::Malformed as u32, |ctx, scene| filter::slow_path::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
@@ -124,11 +135,11 @@ macro_rules! family {
                 flow_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<EGRESS, _>(&ctx, scene) as u32;
                 /// The same of what a pod gets.
                 flow_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<INGRESS, _>(&ctx, scene) as u32;
-                /// [`conntrack::judge_older`]: 1 where the flow is allowed.
-                judge_again = 0, |ctx, scene| u32::from(conntrack::judge_older(&ctx, scene));
+                /// [`established::judge_older`]: 1 where the flow is allowed.
+                judge_again = 0, |ctx, scene| u32::from(established::judge_older(&ctx, scene));
             }
 
-            /// [`pick_up::pick_up`], with one of [`Reason`]'s numbers: one of [`PickedUp`]'s.
+            /// [`midstream::pick_up`], with one of [`Reason`]'s numbers: one of [`PickedUp`]'s.
             ///
             /// # Safety
             ///
@@ -144,10 +155,10 @@ macro_rules! family {
                 // SAFETY: the caller's.
                 let (scene, reason) = unsafe { (same(scene, place), Reason::of(reason)) };
                 let ctx = TcContext::new(skb);
-                scene.map_or(PickedUp::Unknown, |scene| pick_up::pick_up(&ctx, scene, reason)) as u32
+                scene.map_or(PickedUp::Unknown, |scene| midstream::pick_up(&ctx, scene, reason)) as u32
             }
 
-            /// [`recall::look_for_pods`]: 1 where it is one.
+            /// [`cache::look_for_pods`]: 1 where it is one.
             ///
             /// # Safety
             ///
@@ -156,7 +167,7 @@ macro_rules! family {
             #[inline(never)]
             pub unsafe extern "C" fn is_pods(address: *const $address, ifindex: u32) -> u32 {
                 // SAFETY: the caller's.
-                unsafe { address.as_ref() }.map_or(0, |address| u32::from(recall::look_for_pods(*address, ifindex)))
+                unsafe { address.as_ref() }.map_or(0, |address| u32::from(cache::look_for_pods(*address, ifindex)))
             }
 
             /// [`filter::finish`]. Returns nothing of meaning.
@@ -174,7 +185,7 @@ macro_rules! family {
                 0
             }
 
-            /// [`behind_nat::verdict`]: one of [`Reason`]'s numbers.
+            /// [`postrouting::verdict`]: one of [`Reason`]'s numbers.
             ///
             /// # Safety
             ///
@@ -186,10 +197,10 @@ macro_rules! family {
                 let (Some(sender), Some(target)) = (unsafe { (sender.as_ref(), target.as_ref()) }) else {
                     return Reason::DeniedByPolicy as u32;
                 };
-                behind_nat::verdict(sender, target) as u32
+                postrouting::verdict(sender, target) as u32
             }
 
-            /// [`behind_nat::remember`]: one of [`Reason`]'s numbers.
+            /// [`postrouting::remember`]: one of [`Reason`]'s numbers.
             ///
             /// # Safety
             ///
@@ -208,10 +219,10 @@ macro_rules! family {
                 };
                 // SAFETY: the caller's.
                 let reason = unsafe { Reason::of(reason) };
-                behind_nat::remember(crossing, target, reason, believed != 0) as u32
+                postrouting::remember(crossing, target, reason, believed != 0) as u32
             }
 
-            /// [`behind_nat::is_allowed_already`]: 1 where there is one.
+            /// [`postrouting::is_allowed_already`]: 1 where there is one.
             ///
             /// # Safety
             ///
@@ -227,7 +238,7 @@ macro_rules! family {
                 let (Some(source), Some(target)) = (unsafe { (source.as_ref(), target.as_ref()) }) else {
                     return 0;
                 };
-                u32::from(behind_nat::is_allowed_already(ifindex, *source, target))
+                u32::from(postrouting::is_allowed_already(ifindex, *source, target))
             }
 
             /// [`half_open::seek_in`]: 1 where it is there.
@@ -306,7 +317,7 @@ pub unsafe extern "C" fn others_to_pod(skb: *mut __sk_buff) -> u32 {
     filter::reason_of_others::<INGRESS>(&TcContext::new(skb)) as u32
 }
 
-/// [`recall::look_for_endpoint`]: 1 where there is one.
+/// [`cache::look_for_endpoint`]: 1 where there is one.
 ///
 /// # Safety
 ///
@@ -315,10 +326,10 @@ pub unsafe extern "C" fn others_to_pod(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn recall_endpoint(ifindex: u32, endpoint: *mut Endpoint) -> u32 {
     // SAFETY: the caller's.
-    unsafe { endpoint.as_mut() }.map_or(0, |endpoint| u32::from(recall::look_for_endpoint(ifindex, endpoint)))
+    unsafe { endpoint.as_mut() }.map_or(0, |endpoint| u32::from(cache::look_for_endpoint(ifindex, endpoint)))
 }
 
-/// [`behind_nat::read_endpoint`]: 1 where there is one.
+/// [`postrouting::read_endpoint`]: 1 where there is one.
 ///
 /// # Safety
 ///
@@ -327,14 +338,15 @@ pub unsafe extern "C" fn recall_endpoint(ifindex: u32, endpoint: *mut Endpoint) 
 #[inline(never)]
 pub unsafe extern "C" fn read_endpoint(ifindex: u32, endpoint: *mut Endpoint) -> u32 {
     // SAFETY: the caller's.
-    unsafe { endpoint.as_mut() }.map_or(0, |endpoint| u32::from(behind_nat::read_endpoint(ifindex, endpoint)))
+    unsafe { endpoint.as_mut() }
+        .map_or(0, |endpoint| u32::from(postrouting::read_endpoint(ifindex, endpoint)))
 }
 
-/// [`verdict::decide_by_classes`]: one of [`Reason`]'s numbers.
+/// [`query::decide_by_classes`]: one of [`Reason`]'s numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn of_classes(subject: u32, peer: u32, protocol: u32, port: u32) -> u32 {
-    verdict::decide_by_classes(VerdictKey { subject, peer }, protocol as u8, port as u16) as u32
+    query::decide_by_classes(VerdictKey { subject, peer }, protocol as u8, port as u16) as u32
 }
 
 /// The device that a veth is a port of; zero where there is none.
@@ -342,11 +354,11 @@ pub extern "C" fn of_classes(subject: u32, peer: u32, protocol: u32, port: u32) 
 #[inline(never)]
 pub extern "C" fn master(ifindex: u32) -> u32 {
     let mut endpoint = Endpoint::default();
-    behind_nat::read_endpoint(ifindex, &mut endpoint);
+    postrouting::read_endpoint(ifindex, &mut endpoint);
     endpoint.master
 }
 
-/// [`behind_nat::judge`] of an IPv4 packet about to leave by a device.
+/// [`postrouting::judge`] of an IPv4 packet about to leave by a device.
 ///
 /// # Safety
 ///
@@ -355,7 +367,7 @@ pub extern "C" fn master(ifindex: u32) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the caller's.
-    behind_nat::judge::<u32>(unsafe { EgressSkb::of(skb) })
+    postrouting::judge::<u32>(unsafe { EgressSkb::of(skb) })
 }
 
 /// The same of an IPv6 packet.
@@ -367,7 +379,7 @@ pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub unsafe extern "C" fn post_nat6(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the caller's.
-    behind_nat::judge::<[u32; 4]>(unsafe { EgressSkb::of(skb) })
+    postrouting::judge::<[u32; 4]>(unsafe { EgressSkb::of(skb) })
 }
 
 /// [`half_open::holds_among`]: 1 where there is one.

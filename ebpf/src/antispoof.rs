@@ -6,13 +6,16 @@ use postern_common::reason::Reason;
 use postern_common::service::UNTAGGED;
 use postern_common::state::State;
 
+use crate::context::claim;
+use crate::context::{Scene, ifindex, readable};
 use crate::count::conclude;
 use crate::family::Address;
-use crate::frame::{self, Unreadable};
 use crate::maps::STATE;
+use crate::nat::tag;
+use crate::parse::frame::{self, Unreadable};
 use crate::parse::{self, Packet, ethertype};
-use crate::scene::{Scene, ifindex, readable};
-use crate::{claim, recall, service, tunnel};
+use crate::policy::cache;
+use crate::policy::tunnel;
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -25,7 +28,7 @@ mod neighbour {
 #[inline(always)]
 pub fn judge(ctx: &TcContext) -> i32 {
     // Nothing that it sends is noted, whatever the pod wrote.
-    service::tag(ctx, UNTAGGED);
+    tag::tag(ctx, UNTAGGED);
     conclude::<EGRESS>(ctx, claim::within(|place| reason(ctx, place)))
 }
 
@@ -82,7 +85,7 @@ fn is_tunnel<A: Address>(scene: &Scene<A>) -> bool {
 #[inline(never)]
 pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
     let Scene { packet, ifindex, .. } = scene;
-    if !packet.source.is_nobodys() && !recall::is_pods(packet.source, *ifindex) {
+    if !packet.source.is_nobodys() && !cache::is_pods(packet.source, *ifindex) {
         return true;
     }
     if !A::may_be_link(packet) {

@@ -6,11 +6,13 @@ use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slot};
 use postern_common::direction::EGRESS;
 
-use crate::addressed::came_in;
+use crate::config;
+use crate::context::Scene;
 use crate::family::Address;
+use crate::hash;
 use crate::maps::FRAGMENTS;
-use crate::scene::Scene;
-use crate::{config, slot, steady};
+use crate::policy::addressed::came_in;
+use crate::seqcount;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which the agent goes by as well.
 #[inline(always)]
@@ -43,8 +45,8 @@ fn is_elsewhere<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
 fn slot_of<A: Address>(direction: u8, scene: &Scene<A>) -> Slot {
     let packet = &scene.packet;
     let word = u64::from(packet.datagram.identification) << 32 | u64::from(packet.datagram.protocol);
-    let hash = slot::mix(config::seed(), word);
-    slot::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
+    let hash = hash::mix(config::seed(), word);
+    hash::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
 }
 
 /// How a later fragment relates to what is known of its datagram.
@@ -77,7 +79,7 @@ pub fn note<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>, 
 #[inline(never)]
 pub fn relation<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Relation {
     let slot = slot_of(DIRECTION, scene);
-    let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
+    let Some(found) = seqcount::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;
     };
     let Datagram { expires, length, by_node, .. } = found;

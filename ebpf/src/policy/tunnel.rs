@@ -3,7 +3,7 @@
 use postern_common::IPPROTO_UDP;
 use postern_common::tunnel::{TUNNEL_PROTOCOLS, place};
 
-use crate::apart;
+use crate::global;
 use crate::maps::TUNNEL_PORTS;
 
 /// Whether a packet to the node may be of a tunnel that it takes apart.
@@ -11,7 +11,7 @@ use crate::maps::TUNNEL_PORTS;
 /// Checked apart by the verifier.
 #[inline(always)]
 pub fn may_be(protocol: u8, port: u16) -> bool {
-    apart::may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
+    global::may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
 }
 
 /// What [`may_be`] does, without a call.

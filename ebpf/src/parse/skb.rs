@@ -1,5 +1,5 @@
 //! A packet that has been routed, as the hooks there have it: in netfilter's, the kernel's own `struct sk_buff`, whose fields are where
-//! this kernel's BTF says; see [`crate::post_nat`] for TC's.
+//! this kernel's BTF says; see [`crate::nat::tc_egress`] for TC's.
 //!
 //! Minimum kernel version: 6.4 for those of netfilter (`BPF_PROG_TYPE_NETFILTER`).
 

@@ -1,5 +1,7 @@
 //! What is known of the packet at hand.
 
+pub mod claim;
+
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{FROM_NODE, Flow, Identity, NODE, Row, SERVICE};
 use postern_common::direction::EGRESS;
@@ -9,12 +11,12 @@ use postern_common::state::State;
 
 use crate::config;
 use crate::family::Address;
-use crate::frame::{self, Unreadable};
 use crate::maps::STATE;
 use crate::opaque::opaque;
 use crate::parse::Packet;
-use crate::recall;
-use crate::verdict::{self, Inquiry, Question};
+use crate::parse::frame::{self, Unreadable};
+use crate::policy::cache;
+use crate::policy::query::{self, Inquiry, Question};
 
 /// A packet, and everything that it is judged by other than policy.
 #[derive(Clone, Copy)]
@@ -76,11 +78,11 @@ pub struct Scene<A: Address> {
     pub inquiry: Inquiry,
     /// Where the IP header begins.
     pub start: u32,
-    /// Which of this CPU's places this is, where there are several: nothing of the packet at hand (see [`crate::claim`]).
+    /// Which of this CPU's places this is, where there are several: nothing of the packet at hand (see [`crate::context::claim`]).
     pub place: u32,
     /// One of [`readable`]'s constants.
     pub readable: u8,
-    /// The pod sends it to somebody else than its node, by the MAC address: see [`crate::addressed::strays`].
+    /// The pod sends it to somebody else than its node, by the MAC address: see [`crate::policy::addressed::strays`].
     pub astray: bool,
     /// What policy was asked about last opens no flow: it is astray, and to the node or a Service by its addresses; or it comes from
     /// where a tunnel ends, which may not be answered.
@@ -193,14 +195,14 @@ impl<A: Address> Scene<A> {
     pub fn is_for_another(&self) -> bool {
         self.endpoint.flags & GUARDED != 0
             && !self.pod.0.is_nobodys()
-            && !recall::is_pods(self.pod.0, self.ifindex)
+            && !cache::is_pods(self.pod.0, self.ifindex)
     }
 
     /// What policy says of this packet's flow, started in a direction.
     #[inline(always)]
     pub fn judge(&mut self, ctx: &TcContext, direction: u8) -> Reason {
         self.ask(direction);
-        verdict::judge(ctx, self)
+        query::judge(ctx, self)
     }
 
     /// Asks whether policy allows this packet's flow, started in a direction.

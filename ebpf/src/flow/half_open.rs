@@ -18,13 +18,14 @@ use postern_common::conntrack::{
 };
 use postern_common::direction::{EGRESS, INGRESS};
 
-use crate::apart::{self, Flows, Identities};
 use crate::config;
+use crate::context::Scene;
 use crate::family::Address;
+use crate::flow::established;
+use crate::global::{self, Flows, Identities};
+use crate::hash;
 use crate::maps::HALF_OPEN;
 use crate::opaque::opaque;
-use crate::scene::Scene;
-use crate::{conntrack, slot};
 
 /// Tells the scene's flow from others: to be called before anything else here.
 #[inline(always)]
@@ -39,7 +40,7 @@ pub fn identity<A: Address>(pod: (A, u16), peer: (A, u16), protocol: u8) -> (Ide
     let identity =
         Identity { pod: pod.0.widen(), peer: peer.0.widen(), pod_port: pod.1, peer_port: peer.1, protocol };
     let ports = u64::from(pod.1) << 48 | u64::from(peer.1) << 32;
-    let hash = slot::mix(config::seed(), ports | u64::from(protocol));
+    let hash = hash::mix(config::seed(), ports | u64::from(protocol));
     (identity, pod.0.mix(peer.0.mix(hash)))
 }
 
@@ -66,7 +67,7 @@ pub fn knows(ifindex: u32, hash: u64) -> bool {
 #[inline(always)]
 fn holds(row: NonNull<Row>, hash: u64) -> bool {
     // SAFETY: until this program ends, the memory stays a row.
-    unsafe { apart::holds(&raw const (*row.as_ptr()).flows, hash) != 0 }
+    unsafe { global::holds(&raw const (*row.as_ptr()).flows, hash) != 0 }
 }
 
 /// What [`holds`] does.
@@ -113,7 +114,7 @@ fn allows_in(row: NonNull<Row>, identity: &Identity, hash: u64, generation: u32)
     // SAFETY: until this program ends, the memory stays a row.
     unsafe {
         let row = row.as_ptr();
-        apart::allows(&raw const (*row).flows, &raw const (*row).identities, identity, hash, generation) != 0
+        global::allows(&raw const (*row).flows, &raw const (*row).identities, identity, hash, generation) != 0
     }
 }
 
@@ -138,7 +139,7 @@ pub unsafe fn allows_among(
             let flow = &raw const (*flows)[at];
             if is_tagged(hash, flow) && is_identity(identity, &raw const (*identities)[at]) {
                 let flow = read_volatile(flow);
-                if conntrack::is_current(&flow, generation, now) {
+                if established::is_current(&flow, generation, now) {
                     return true;
                 }
             }
@@ -185,7 +186,7 @@ pub fn goes_to(flow: &Destination) -> bool {
 #[inline(always)]
 fn goes_to_in(row: NonNull<Row>, flow: &Destination) -> bool {
     // SAFETY: until this program ends, the memory stays a row.
-    unsafe { apart::goes_to(&raw const (*row.as_ptr()).flows, flow) != 0 }
+    unsafe { global::goes_to(&raw const (*row.as_ptr()).flows, flow) != 0 }
 }
 
 /// What [`goes_to_in`] does.

@@ -2,22 +2,25 @@
 //!
 //! A packet that nothing is known of takes half a dozen look-ups, some of them walks through a trie. The next one from the same
 //! peer to the same port gets the same answers, so they are kept: in arrays, where finding them takes no call, and stamped with
-//! the agent's count of changes ([`crate::steady`]). Whatever the agent writes moves that count, so that what is kept is
+//! the agent's count of changes ([`crate::seqcount`]). Whatever the agent writes moves that count, so that what is kept is
 //! exact or not there. Two that want the same place take turns.
 //!
 //! For TC programs alone: on one CPU they do not interrupt each other, as programs in netfilter's hooks may. Where they do (see
-//! [`crate::claim`]), nothing is kept.
+//! [`crate::context::claim`]), nothing is kept.
 
 use core::ptr::{read_volatile, write_volatile};
 
 use postern_common::endpoint::Endpoint;
 
+use crate::config;
+use crate::context::Scene;
 use crate::family::Address;
+use crate::global;
+use crate::hash;
 use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
 use crate::opaque::opaque;
-use crate::scene::Scene;
-use crate::verdict::{Answer, Inquiry};
-use crate::{apart, config, slot, steady};
+use crate::policy::query::{Answer, Inquiry};
+use crate::seqcount;
 
 /// Veths whose endpoints, and addresses of either family, are kept on each CPU.
 pub const VETHS_KEPT: u32 = 1 << 8;
@@ -45,17 +48,17 @@ fn recall<const WORDS: usize, V: Copy>(
     // Every array has its elements.
     let place = place?;
     // While a change goes on, which is what an odd number says, nothing is kept, and nothing was.
-    let changes = if config::realtime() { 1 } else { steady::changes() };
+    let changes = if config::realtime() { 1 } else { seqcount::changes() };
     // SAFETY: an element of a per-CPU array, and nobody else uses it meanwhile (see the module head).
     unsafe {
         if is_under(place, changes + 1, key) {
             return Some(read_volatile(&raw const (*place).value));
         }
     }
-    steady::fence();
+    seqcount::fence();
     let value = look_up()?;
-    steady::fence();
-    if changes.is_multiple_of(2) && steady::changes() == changes {
+    seqcount::fence();
+    if changes.is_multiple_of(2) && seqcount::changes() == changes {
         // SAFETY: the same. Word by word: a copy of the whole would take a third of the stack that there is.
         unsafe {
             write_volatile(&raw mut (*place).stamp, 0);
@@ -104,14 +107,14 @@ pub fn take_endpoint<A: Address>(scene: &mut Scene<A>) -> bool {
 #[inline(always)]
 pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     // SAFETY: it is one.
-    unsafe { apart::recall_endpoint(ifindex, endpoint) != 0 }
+    unsafe { global::recall_endpoint(ifindex, endpoint) != 0 }
 }
 
 /// What [`endpoint`] does.
 #[inline(always)]
 pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
-    let found = recall(place, &[u64::from(ifindex)], || steady::read(|| ENDPOINTS.get_ptr(ifindex)));
+    let found = recall(place, &[u64::from(ifindex)], || seqcount::read(|| ENDPOINTS.get_ptr(ifindex)));
     if let Some(found) = found {
         *endpoint = found;
     }
@@ -138,6 +141,6 @@ pub fn look_for_pods<A: Address>(address: A, ifindex: u32) -> bool {
 #[inline(always)]
 pub fn answer(inquiry: &Inquiry, look_up: impl FnOnce() -> Answer) -> Option<Answer> {
     let [peer, rest_of_peer, classes, port] = inquiry;
-    let hash = slot::mix(slot::mix(classes ^ port, u64::from_be(*rest_of_peer)), u64::from_be(*peer));
+    let hash = hash::mix(hash::mix(classes ^ port, u64::from_be(*rest_of_peer)), u64::from_be(*peer));
     recall(ANSWERS.get_ptr_mut(hash as u32 % ANSWERS_KEPT), inquiry, || Some(look_up()))
 }

@@ -14,13 +14,15 @@ use postern_common::reason::Reason;
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMPV6, IPPROTO_TCP};
 
-use crate::behind_nat::{ACCEPT, DROP, take_endpoint};
+use crate::count;
 use crate::family::Address;
-use crate::frame::Unreadable;
+use crate::flow::half_open;
+use crate::nat::postrouting::{ACCEPT, DROP, take_endpoint};
+use crate::nat::tag;
+use crate::parse::frame::Unreadable;
+use crate::parse::skb::{self, NetfilterContext, Routed as _, Skb};
 use crate::parse::{self, NO_HEADER, Transport};
-use crate::skb::{self, NetfilterContext, Routed as _, Skb};
-use crate::verdict::of_classes;
-use crate::{count, half_open, service};
+use crate::policy::query::of_classes;
 
 /// Judges one packet: whether to drop it or to let it go on.
 ///
@@ -153,14 +155,14 @@ fn is_half_open<A: Address>(start: &Start<A>) -> bool {
 /// Whether the pod's node sends on what the pod sent to a Service just now.
 #[inline(always)]
 fn may_be_hairpin<A: Address>(skb: Skb, at: u32, start: &Start<A>) -> bool {
-    if !service::is_way_back(skb.iif(), start.ifindex, &start.endpoint) {
+    if !tag::is_way_back(skb.iif(), start.ifindex, &start.endpoint) {
         return false;
     }
     let protocol = start.protocol;
-    let digest = service::digest(protocol, skb.length(at), |offset| skb.read(at + offset));
+    let digest = tag::digest(protocol, skb.length(at), |offset| skb.read(at + offset));
     // What cannot be told was not noted either.
     digest.is_some_and(|digest| {
-        service::is_noted(start.ifindex, digest, start.pod.1, A::FAMILY as u16 | u16::from(protocol))
+        tag::is_noted(start.ifindex, digest, start.pod.1, A::FAMILY as u16 | u16::from(protocol))
     })
 }
 

@@ -1,5 +1,5 @@
 //! Services, behind the choice of a backend, on kernels without netfilter programs: TC egress of the devices that packets leave by. What
-//! [`crate::behind_nat`] says of the packet counts here, too.
+//! [`crate::nat::postrouting`] says of the packet counts here, too.
 //!
 //! Source NAT is behind the packet by then, nothing tells what conntrack says of it, and it may be in fragments, so that:
 //!
@@ -22,10 +22,10 @@ use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use postern_common::service::{NOTHING_NOTED, UNTAGGED};
 
-use crate::apart;
-use crate::behind_nat::DROP;
+use crate::global;
+use crate::nat::postrouting::DROP;
 use crate::parse::ethertype;
-use crate::skb::Routed;
+use crate::parse::skb::Routed;
 
 /// Judges one packet.
 #[inline(always)]
@@ -39,8 +39,8 @@ pub fn judge(ctx: &TcContext) -> i32 {
     // SAFETY: the context is the running program's.
     let verdict = unsafe {
         match (u16::from_be((*skb.0).protocol as u16), skb.version()) {
-            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => apart::post_nat4(skb.0),
-            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => apart::post_nat6(skb.0),
+            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => global::post_nat4(skb.0),
+            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => global::post_nat6(skb.0),
             _ => return TC_ACT_UNSPEC,
         }
     };

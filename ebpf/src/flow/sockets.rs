@@ -9,9 +9,9 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 
-use crate::addressed;
+use crate::context::Scene;
 use crate::family::Address;
-use crate::scene::Scene;
+use crate::policy::addressed;
 
 /// Whether one of the node's own processes sent what a pod gets: the packet still carries the socket that sent it, and came in by no
 /// interface. What a bridge passes on from another pod carries that pod's socket.

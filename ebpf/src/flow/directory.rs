@@ -13,9 +13,9 @@ use core::ptr::{NonNull, read_volatile, write_volatile};
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::conntrack::{DIRECTORY_ROWS, DIRECTORY_WAYS, DirectoryRow, RowKey};
 
+use crate::context::Scene;
 use crate::family::Address;
 use crate::opaque::opaque;
-use crate::scene::Scene;
 
 /// Remembers the scene's flow as an established one. Says whether it could.
 #[inline(never)]

@@ -1,0 +1,8 @@
+//! Flows: what is remembered of packets that were allowed, so that those that follow are not judged anew.
+
+pub mod directory;
+pub mod established;
+pub mod fragment;
+pub mod half_open;
+pub mod midstream;
+pub mod sockets;
