@@ -16,12 +16,12 @@ use crate::opaque::opaque;
 use crate::parse::Packet;
 use crate::parse::frame::{self, Unreadable};
 use crate::policy::cache;
-use crate::policy::query::{self, Inquiry, Question};
+use crate::policy::query::{self, CacheKey, Question};
 
 /// A packet, and everything that it is judged by other than policy.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Scene<A: Address> {
+pub struct Context<A: Address> {
     /// Nanoseconds by the kernel's ticks, see [`config::now`].
     pub now: u64,
     /// Policy generation, read before any table: a flow judged by tables of which some were newer is judged again.
@@ -75,7 +75,7 @@ pub struct Scene<A: Address> {
     /// What policy is asked.
     pub question: Question<A>,
     /// The same, as the tables are asked.
-    pub inquiry: Inquiry,
+    pub cache_key: CacheKey,
     /// Where the IP header begins.
     pub start: u32,
     /// Which of this CPU's places this is, where there are several: nothing of the packet at hand (see [`crate::context::claim`]).
@@ -100,7 +100,7 @@ pub mod step {
     /// It may establish it.
     pub const ESTABLISHES: u8 = 2;
     /// It may establish a flow that nothing was known of.
-    pub const PICKED_UP: u8 = 3;
+    pub const MIDSTREAM: u8 = 3;
 }
 
 /// Whether a packet could be read. No enum: the compiler would take for granted that memory holds one of its values.
@@ -113,8 +113,8 @@ pub mod readable {
     pub const SOURCE_ROUTED: u8 = 2;
 }
 
-impl<A: Address> Scene<A> {
-    /// Sets the scene for a packet whose IP header is at a byte offset of the frame.
+impl<A: Address> Context<A> {
+    /// Begins with a packet whose IP header is at a byte offset of the frame.
     #[inline(always)]
     pub fn set<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
         self.generation = STATE.get(0).map_or(0, |state: &State| state.generation);
@@ -142,7 +142,7 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     fn forget(&mut self, start: usize) -> usize {
         let memory = &raw mut self.start;
-        // SAFETY: it is a field of the scene. Volatile: or else the compiler remembers.
+        // SAFETY: it is a field of the context. Volatile: or else the compiler remembers.
         unsafe {
             memory.write_volatile(start as u32);
             (memory.read_volatile() & MAX_START) as usize
@@ -194,8 +194,8 @@ impl<A: Address> Scene<A> {
     #[inline(always)]
     pub fn is_for_another(&self) -> bool {
         self.endpoint.flags & GUARDED != 0
-            && !self.pod.0.is_nobodys()
-            && !cache::is_pods(self.pod.0, self.ifindex)
+            && !self.pod.0.is_unspecified_or_link_local()
+            && !cache::is_own(self.pod.0, self.ifindex)
     }
 
     /// What policy says of this packet's flow, started in a direction.

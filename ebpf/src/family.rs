@@ -13,7 +13,7 @@ use postern_common::reason::Reason;
 use postern_common::service::{Crossing, Frontend, FrontendKey4, FrontendKey6};
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::flow::sockets::{self, Socket};
 use crate::global;
 use crate::global::{Flows, Stage};
@@ -49,16 +49,16 @@ pub trait Address: Copy + Default + PartialEq {
     fn quote(ctx: &TcContext, packet: &mut Packet<Self>) -> bool;
 
     /// Whether this is a message that the link does not work without, as its RFC has it.
-    fn is_link(ctx: &TcContext, scene: &Scene<Self>) -> bool;
+    fn is_link(ctx: &TcContext, context: &Context<Self>) -> bool;
 
     /// Whether somebody who is not strict takes this for such a message.
     fn may_be_link(packet: &Packet<Self>) -> bool;
 
     /// Whether no router passes on what goes to this address: it is multicast, or the link's alone.
-    fn is_on_link(self) -> bool;
+    fn stays_on_link(self) -> bool;
 
     /// Whether the address is that of several hosts, of which the node may be one: multicast, or the limited broadcast.
-    fn is_many(self) -> bool;
+    fn is_group(self) -> bool;
 
     /// The flow between a pod and a peer, from the pod's point of view.
     fn flow_key(ifindex: u32, pod: (Self, u16), peer: (Self, u16), protocol: u8) -> Self::FlowKey;
@@ -83,25 +83,25 @@ pub trait Address: Copy + Default + PartialEq {
     fn make_directory_row(key: &RowKey, empty: &Row);
 
     /// The peer that an address is, by its own entry.
-    fn listed_peer(self, epoch: u32) -> Option<Peer>;
+    fn peer_exact(self, epoch: u32) -> Option<Peer>;
 
     /// Whether the address is the own node's: each of these has an entry of its own.
-    fn is_nodes(self, epoch: u32) -> bool;
+    fn is_local_node(self, epoch: u32) -> bool;
 
     /// The peer that an address is, where it has no entry of its own: by the longest CIDR that holds it.
-    fn contained_peer(self, epoch: u32) -> Option<Peer>;
+    fn peer_lpm(self, epoch: u32) -> Option<Peer>;
 
     /// What is known of a port of this address, where a Service's backends are behind it.
     fn frontend(self, epoch: u32, protocol: u8, port: u16) -> Option<Frontend>;
 
     /// Whether the address is one of the pod's own.
-    fn is_pods(self, ifindex: u32) -> bool;
+    fn is_own(self, ifindex: u32) -> bool;
 
     /// The veth of the pod of this node that has the address; none, or zero, where there is not exactly one.
     fn owner(self) -> Option<u32>;
 
     /// Whether nobody in particular has the address: it may be sent from, and is judged like any other.
-    fn is_nobodys(self) -> bool;
+    fn is_unspecified_or_link_local(self) -> bool;
 
     /// A socket of a network namespace with this remote and local end.
     fn socket(ctx: &TcContext, remote: (Self, u16), local: (Self, u16), netns: u32) -> Socket;
@@ -117,27 +117,27 @@ pub trait Address: Copy + Default + PartialEq {
     fn narrow(wide: [u64; 2]) -> Self;
 
     /// One of this CPU's places for what is known of the packet at hand (see [`crate::context::claim`]).
-    fn scene(place: u32) -> Option<*mut Scene<Self>>;
+    fn context(place: u32) -> Option<*mut Context<Self>>;
 
     /// Calls a stage of the packet path that the verifier checks apart: see [`crate::global`].
     ///
     /// # Safety
     ///
-    /// The context must be that of the running program, and nobody else may use the scene meanwhile.
-    unsafe fn call(stage: Stage, skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32;
+    /// The `skb` must be the running program's, and nobody else may use the context meanwhile.
+    unsafe fn call(stage: Stage, skb: *mut __sk_buff, context: *mut Context<Self>) -> u32;
 
-    /// [`crate::flow::midstream::pick_up`], checked apart.
+    /// [`crate::flow::midstream::decide`], checked apart.
     ///
     /// # Safety
     ///
     /// As above.
-    unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32;
+    unsafe fn pick_up(skb: *mut __sk_buff, context: *mut Context<Self>, reason: u32) -> u32;
 
     /// [`crate::policy::cache::look_for_pods`], checked apart.
     fn is_known_as_pods(&self, ifindex: u32) -> bool;
 
     /// [`crate::filter::finish`], checked apart.
-    fn finish(scene: &mut Scene<Self>);
+    fn finish(context: &mut Context<Self>);
 
     /// [`crate::nat::postrouting::verdict`], checked apart.
     fn verdict(sender: &Sender, target: &Target<Self>) -> Reason;
@@ -148,12 +148,12 @@ pub trait Address: Copy + Default + PartialEq {
     /// [`crate::nat::postrouting::is_allowed_already`], checked apart.
     fn is_allowed_already(ifindex: u32, source: &Self, target: &Target<Self>) -> bool;
 
-    /// [`crate::flow::half_open::seek_in`], checked apart.
+    /// [`crate::flow::half_open::probe_in`], checked apart.
     ///
     /// # Safety
     ///
     /// The flows must be a row's.
-    unsafe fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool;
+    unsafe fn seek(context: &mut Context<Self>, flows: *const Flows, initiator: u8) -> bool;
 
     /// Mixes the address into a hash, as a number: its last bytes, in which neighbours differ, must be the lowest.
     fn mix(self, hash: u64) -> u64;
@@ -168,15 +168,15 @@ pub trait Address: Copy + Default + PartialEq {
     const HEADERS: u32;
 }
 
-/// Which of this CPU's places a scene is.
+/// Which of this CPU's places a context is.
 ///
 /// # Safety
 ///
-/// There must be a scene.
+/// There must be a context.
 #[inline(always)]
-unsafe fn place_of<A: Address>(scene: *const Scene<A>) -> u32 {
+unsafe fn place_of<A: Address>(context: *const Context<A>) -> u32 {
     // SAFETY: the caller's.
-    if config::realtime() { unsafe { (*scene).place } } else { 0 }
+    if config::realtime() { unsafe { (*context).place } } else { 0 }
 }
 
 macro_rules! address_family {
@@ -233,19 +233,19 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn listed_peer(self, epoch: u32) -> Option<Peer> {
+            fn peer_exact(self, epoch: u32) -> Option<Peer> {
                 let key = $peer { epoch, address: self.bytes() };
                 seqcount::read(|| $peers.get_ptr(&key))
             }
 
             #[inline(always)]
-            fn is_nodes(self, epoch: u32) -> bool {
+            fn is_local_node(self, epoch: u32) -> bool {
                 let key = $peer { epoch, address: self.bytes() };
                 seqcount::read_or_default(|| $peers.get_ptr(&key)).flags & LOCAL_NODE != 0
             }
 
             #[inline(always)]
-            fn contained_peer(self, epoch: u32) -> Option<Peer> {
+            fn peer_lpm(self, epoch: u32) -> Option<Peer> {
                 let address = $prefix { epoch: epoch.to_be_bytes(), address: self.bytes() };
                 $prefixes.get(&Key::new(EPOCH_BITS + $bytes * 8, address)).copied()
             }
@@ -257,7 +257,7 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn is_pods(self, ifindex: u32) -> bool {
+            fn is_own(self, ifindex: u32) -> bool {
                 $owns.get_ptr($own { ifindex, address: self.bytes() }).is_some()
             }
 
@@ -274,46 +274,46 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            fn scene(place: u32) -> Option<*mut Scene<Self>> {
+            fn context(place: u32) -> Option<*mut Context<Self>> {
                 $scenes.get_ptr_mut(place)
             }
 
             #[inline(always)]
-            unsafe fn call(stage: Stage, skb: *mut __sk_buff, scene: *mut Scene<Self>) -> u32 {
+            unsafe fn call(stage: Stage, skb: *mut __sk_buff, context: *mut Context<Self>) -> u32 {
                 // SAFETY: the caller's.
                 unsafe {
-                    let place = place_of(scene);
+                    let place = place_of(context);
                     match stage {
-                        Stage::Judge => global::$apart::judge(skb, scene, place),
-                        Stage::JudgeAgain => global::$apart::judge_again(skb, scene, place),
-                        Stage::SlowPath(EGRESS) => global::$apart::slow_path_from_pod(skb, scene, place),
-                        Stage::SlowPath(_) => global::$apart::slow_path_to_pod(skb, scene, place),
-                        Stage::Error(EGRESS) => global::$apart::error_from_pod(skb, scene, place),
-                        Stage::Error(_) => global::$apart::error_to_pod(skb, scene, place),
-                        Stage::Syn(EGRESS) => global::$apart::syn_from_pod(skb, scene, place),
-                        Stage::Syn(_) => global::$apart::syn_to_pod(skb, scene, place),
-                        Stage::Flow(EGRESS) => global::$apart::flow_from_pod(skb, scene, place),
-                        Stage::Flow(_) => global::$apart::flow_to_pod(skb, scene, place),
+                        Stage::Judge => global::$apart::judge(skb, context, place),
+                        Stage::JudgeAgain => global::$apart::judge_again(skb, context, place),
+                        Stage::SlowPath(EGRESS) => global::$apart::slow_path_from_pod(skb, context, place),
+                        Stage::SlowPath(_) => global::$apart::slow_path_to_pod(skb, context, place),
+                        Stage::Error(EGRESS) => global::$apart::error_from_pod(skb, context, place),
+                        Stage::Error(_) => global::$apart::error_to_pod(skb, context, place),
+                        Stage::Syn(EGRESS) => global::$apart::syn_from_pod(skb, context, place),
+                        Stage::Syn(_) => global::$apart::syn_to_pod(skb, context, place),
+                        Stage::Flow(EGRESS) => global::$apart::flow_from_pod(skb, context, place),
+                        Stage::Flow(_) => global::$apart::flow_to_pod(skb, context, place),
                     }
                 }
             }
 
             #[inline(always)]
-            unsafe fn pick_up(skb: *mut __sk_buff, scene: *mut Scene<Self>, reason: u32) -> u32 {
+            unsafe fn pick_up(skb: *mut __sk_buff, context: *mut Context<Self>, reason: u32) -> u32 {
                 // SAFETY: the caller's.
-                unsafe { global::$apart::pick_up(skb, scene, place_of(scene), reason) }
+                unsafe { global::$apart::pick_up(skb, context, place_of(context), reason) }
             }
 
             #[inline(always)]
             fn is_known_as_pods(&self, ifindex: u32) -> bool {
                 // SAFETY: it is an address.
-                unsafe { global::$apart::is_pods(self, ifindex) != 0 }
+                unsafe { global::$apart::is_own(self, ifindex) != 0 }
             }
 
             #[inline(always)]
-            fn finish(scene: &mut Scene<Self>) {
+            fn finish(context: &mut Context<Self>) {
                 // SAFETY: nobody else has it.
-                unsafe { global::$apart::finish(scene, place_of(scene)) };
+                unsafe { global::$apart::finish(context, place_of(context)) };
             }
 
             #[inline(always)]
@@ -341,9 +341,9 @@ macro_rules! address_family {
             }
 
             #[inline(always)]
-            unsafe fn seek(scene: &mut Scene<Self>, flows: *const Flows, initiator: u8) -> bool {
-                // SAFETY: nobody else has the scene; and the caller's.
-                unsafe { global::$apart::seek(scene, place_of(scene), flows, u32::from(initiator)) != 0 }
+            unsafe fn seek(context: &mut Context<Self>, flows: *const Flows, initiator: u8) -> bool {
+                // SAFETY: nobody else has the context; and the caller's.
+                unsafe { global::$apart::seek(context, place_of(context), flows, u32::from(initiator)) != 0 }
             }
 
             $($own_items)*
@@ -384,7 +384,7 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_link(_ctx: &TcContext, _scene: &Scene<Self>) -> bool {
+        fn is_link(_ctx: &TcContext, _scene: &Context<Self>) -> bool {
             false
         }
 
@@ -394,19 +394,19 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_on_link(self) -> bool {
-            self.is_many()
+        fn stays_on_link(self) -> bool {
+            self.is_group()
         }
 
         #[inline(always)]
-        fn is_many(self) -> bool {
+        fn is_group(self) -> bool {
             let address = u32::from_be(self);
             // RFC 5771, RFC 919.
             address >> 28 == 0xe || address == u32::MAX
         }
 
         #[inline(always)]
-        fn is_nobodys(self) -> bool {
+        fn is_unspecified_or_link_local(self) -> bool {
             self == 0
         }
 
@@ -474,8 +474,8 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_link(ctx: &TcContext, scene: &Scene<Self>) -> bool {
-            parse::is_link(ctx, &scene.packet, scene.start as usize)
+        fn is_link(ctx: &TcContext, context: &Context<Self>) -> bool {
+            parse::is_link(ctx, &context.packet, context.start as usize)
         }
 
         #[inline(always)]
@@ -484,17 +484,17 @@ address_family!(
         }
 
         #[inline(always)]
-        fn is_on_link(self) -> bool {
-            self.is_many() || parse::is_link_local(&self)
+        fn stays_on_link(self) -> bool {
+            self.is_group() || parse::is_link_local(&self)
         }
 
         #[inline(always)]
-        fn is_many(self) -> bool {
+        fn is_group(self) -> bool {
             parse::is_multicast(&self)
         }
 
         #[inline(always)]
-        fn is_nobodys(self) -> bool {
+        fn is_unspecified_or_link_local(self) -> bool {
             self == [0; 4] || parse::is_link_local(&self)
         }
 

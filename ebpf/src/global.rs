@@ -15,7 +15,7 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::Endpoint;
 use postern_common::verdict::VerdictKey;
 
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::filter;
 use crate::flow::half_open;
@@ -33,22 +33,22 @@ pub type Flows = [Flow; HALF_OPEN_WAYS * 2];
 /// Whose they are.
 pub type Identities = [Identity; HALF_OPEN_WAYS * 2];
 
-/// The scene that a function was called with, which is at this place: looked up anew, since kernels before 6.2 take no keys of maps from
+/// The context that a function was called with, which is at this place: looked up anew, since kernels before 6.2 take no keys of maps from
 /// memory that is an argument (`map_key_value_types` in `kernel/bpf/verifier.c`).
 ///
 /// # Safety
 ///
-/// Nobody else may use the scene meanwhile.
+/// Nobody else may use the context meanwhile.
 #[inline(always)]
-unsafe fn same<'a, A: Address>(mut scene: *mut Scene<A>, place: u32) -> Option<&'a mut Scene<A>> {
-    let found = A::scene(place)?;
+unsafe fn same<'a, A: Address>(mut context: *mut Context<A>, place: u32) -> Option<&'a mut Context<A>> {
+    let found = A::context(place)?;
     // SAFETY: both are the same address. The compiler is to take it for the caller's, who must know that what is there changes.
-    unsafe { asm!("{0} = {1}", inout(reg) scene, in(reg) found, options(nostack)) };
+    unsafe { asm!("{0} = {1}", inout(reg) context, in(reg) found, options(nostack)) };
     // SAFETY: the caller's.
-    unsafe { scene.as_mut() }
+    unsafe { context.as_mut() }
 }
 
-/// What is called with the packet and its scene; of most, one for each direction.
+/// What is called with the packet and its context; of most, one for each direction.
 #[derive(Clone, Copy)]
 pub enum Stage {
     /// What policy says.
@@ -65,23 +65,23 @@ pub enum Stage {
     Flow(u8),
 }
 
-/// Declares functions of one family that are called with the packet and its scene. What stands first is returned where there is no scene,
+/// Declares functions of one family that are called with the packet and its context. What stands first is returned where there is no context,
 /// which cannot be: every array has its elements.
 macro_rules! stages {
     (
         $suffix:literal, $address:ty:
-        $( $(#[doc = $doc:literal])+ $name:ident = $without:expr, |$ctx:ident, $scene:ident| $function:expr; )+
+        $( $(#[doc = $doc:literal])+ $name:ident = $without:expr, |$ctx:ident, $context:ident| $function:expr; )+
     ) => { $(
         $(#[doc = $doc])+
         ///
         /// # Safety
         ///
-        /// The context must be that of the running program, and nobody else may use the scene meanwhile, which is at this place.
+        /// The `skb` must be the running program's, and nobody else may use the context meanwhile, which is at this place.
         #[unsafe(export_name = concat!(stringify!($name), $suffix))]
         #[inline(never)]
-        pub unsafe extern "C" fn $name(skb: *mut __sk_buff, scene: *mut Scene<$address>, place: u32) -> u32 {
+        pub unsafe extern "C" fn $name(skb: *mut __sk_buff, context: *mut Context<$address>, place: u32) -> u32 {
             // SAFETY: the caller's.
-            let Some($scene) = (unsafe { same(scene, place) }) else {
+            let Some($context) = (unsafe { same(context, place) }) else {
                 return $without;
             };
             let $ctx = TcContext::new(skb);
@@ -106,8 +106,8 @@ macro_rules! family {
 
             use super::{Flows, same};
             use crate::nat::postrouting::{self, Sender, Target};
-            use crate::flow::midstream::PickedUp;
-            use crate::context::Scene;
+            use crate::flow::midstream::Midstream;
+            use crate::context::Context;
             use crate::flow::established;
 use crate::filter;
 use crate::flow::half_open;
@@ -118,28 +118,28 @@ use crate::policy::query;
             stages! {
                 $suffix, $address:
                 /// [`query::decide`]: one of [`Reason`]'s numbers.
-                judge = Reason::DeniedByPolicy as u32, |ctx, scene| query::decide(&ctx, scene) as u32;
+                judge = Reason::DeniedByPolicy as u32, |ctx, context| query::decide(&ctx, context) as u32;
                 /// [`filter::slow_path`] of what a pod sends: one of [`Reason`]'s numbers, as of all that follow.
-                slow_path_from_pod = Reason::Malformed as u32, |ctx, scene| filter::slow_path::<EGRESS, _>(&ctx, scene) as u32;
+                slow_path_from_pod = Reason::Malformed as u32, |ctx, context| filter::slow_path::<EGRESS, _>(&ctx, context) as u32;
                 /// The same of what a pod gets.
-                slow_path_to_pod = Reason::Malformed as u32, |ctx, scene| filter::slow_path::<INGRESS, _>(&ctx, scene) as u32;
+                slow_path_to_pod = Reason::Malformed as u32, |ctx, context| filter::slow_path::<INGRESS, _>(&ctx, context) as u32;
                 /// [`filter::reason_of_error`] of what a pod sends.
-                error_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_error::<EGRESS, _>(&ctx, scene) as u32;
+                error_from_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_error::<EGRESS, _>(&ctx, context) as u32;
                 /// The same of what a pod gets.
-                error_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_error::<INGRESS, _>(&ctx, scene) as u32;
+                error_to_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_error::<INGRESS, _>(&ctx, context) as u32;
                 /// [`filter::reason_of_syn`] of what a pod sends.
-                syn_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_syn::<EGRESS, _>(&ctx, scene) as u32;
+                syn_from_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_syn::<EGRESS, _>(&ctx, context) as u32;
                 /// The same of what a pod gets.
-                syn_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_syn::<INGRESS, _>(&ctx, scene) as u32;
+                syn_to_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_syn::<INGRESS, _>(&ctx, context) as u32;
                 /// [`filter::reason_of_flow`] of what a pod sends.
-                flow_from_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<EGRESS, _>(&ctx, scene) as u32;
+                flow_from_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_flow::<EGRESS, _>(&ctx, context) as u32;
                 /// The same of what a pod gets.
-                flow_to_pod = Reason::Malformed as u32, |ctx, scene| filter::reason_of_flow::<INGRESS, _>(&ctx, scene) as u32;
+                flow_to_pod = Reason::Malformed as u32, |ctx, context| filter::reason_of_flow::<INGRESS, _>(&ctx, context) as u32;
                 /// [`established::judge_older`]: 1 where the flow is allowed.
-                judge_again = 0, |ctx, scene| u32::from(established::judge_older(&ctx, scene));
+                judge_again = 0, |ctx, context| u32::from(established::judge_older(&ctx, context));
             }
 
-            /// [`midstream::pick_up`], with one of [`Reason`]'s numbers: one of [`PickedUp`]'s.
+            /// [`midstream::decide`], with one of [`Reason`]'s numbers: one of [`Midstream`]'s.
             ///
             /// # Safety
             ///
@@ -148,14 +148,14 @@ use crate::policy::query;
             #[inline(never)]
             pub unsafe extern "C" fn pick_up(
                 skb: *mut __sk_buff,
-                scene: *mut Scene<$address>,
+                context: *mut Context<$address>,
                 place: u32,
                 reason: u32,
             ) -> u32 {
                 // SAFETY: the caller's.
-                let (scene, reason) = unsafe { (same(scene, place), Reason::of(reason)) };
+                let (context, reason) = unsafe { (same(context, place), Reason::of(reason)) };
                 let ctx = TcContext::new(skb);
-                scene.map_or(PickedUp::Unknown, |scene| midstream::pick_up(&ctx, scene, reason)) as u32
+                context.map_or(Midstream::Unknown, |context| midstream::decide(&ctx, context, reason)) as u32
             }
 
             /// [`cache::look_for_pods`]: 1 where it is one.
@@ -163,9 +163,9 @@ use crate::policy::query;
             /// # Safety
             ///
             /// The address must be one.
-            #[unsafe(export_name = concat!("is_pods", $suffix))]
+            #[unsafe(export_name = concat!("is_own", $suffix))]
             #[inline(never)]
-            pub unsafe extern "C" fn is_pods(address: *const $address, ifindex: u32) -> u32 {
+            pub unsafe extern "C" fn is_own(address: *const $address, ifindex: u32) -> u32 {
                 // SAFETY: the caller's.
                 unsafe { address.as_ref() }.map_or(0, |address| u32::from(cache::look_for_pods(*address, ifindex)))
             }
@@ -174,13 +174,13 @@ use crate::policy::query;
             ///
             /// # Safety
             ///
-            /// Nobody else may use the scene meanwhile.
+            /// Nobody else may use the context meanwhile.
             #[unsafe(export_name = concat!("finish", $suffix))]
             #[inline(never)]
-            pub unsafe extern "C" fn finish(scene: *mut Scene<$address>, place: u32) -> u32 {
+            pub unsafe extern "C" fn finish(context: *mut Context<$address>, place: u32) -> u32 {
                 // SAFETY: the caller's.
-                if let Some(scene) = unsafe { same(scene, place) } {
-                    filter::finish(scene);
+                if let Some(context) = unsafe { same(context, place) } {
+                    filter::finish(context);
                 }
                 0
             }
@@ -241,23 +241,23 @@ use crate::policy::query;
                 u32::from(postrouting::is_allowed_already(ifindex, *source, target))
             }
 
-            /// [`half_open::seek_in`]: 1 where it is there.
+            /// [`half_open::probe_in`]: 1 where it is there.
             ///
             /// # Safety
             ///
-            /// Nobody else may use the scene meanwhile, and the flows must be a row's.
+            /// Nobody else may use the context meanwhile, and the flows must be a row's.
             #[unsafe(export_name = concat!("seek", $suffix))]
             #[inline(never)]
             pub unsafe extern "C" fn seek(
-                scene: *mut Scene<$address>,
+                context: *mut Context<$address>,
                 place: u32,
                 flows: *const Flows,
                 initiator: u32,
             ) -> u32 {
                 // SAFETY: the caller's.
-                match unsafe { same(scene, place) } {
+                match unsafe { same(context, place) } {
                     // SAFETY: the same.
-                    Some(scene) if !flows.is_null() => u32::from(unsafe { half_open::seek_in(scene, flows, initiator) }),
+                    Some(context) if !flows.is_null() => u32::from(unsafe { half_open::probe_in(context, flows, initiator) }),
                     _ => 0,
                 }
             }
@@ -279,7 +279,7 @@ family! {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn walk_options(
@@ -362,7 +362,7 @@ pub extern "C" fn master(ifindex: u32) -> u32 {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {

@@ -56,7 +56,7 @@ pub fn postern_ticks(_ctx: TcContext) -> i32 {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub unsafe extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {

@@ -1,10 +1,10 @@
 //! All maps, with their shape and who writes them. Pinned by the agent under their names.
 
-use crate::context::Scene;
+use crate::context::Context;
 use crate::context::claim::{Claim, PLACES};
 use crate::flow::midstream::Asked;
-use crate::policy::cache::{ANSWERS_KEPT, Kept, VETHS_KEPT};
-use crate::policy::query::Answer;
+use crate::policy::cache::{CacheEntry, VERDICTS_CACHED, VETHS_CACHED};
+use crate::policy::query::CachedVerdict;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
@@ -118,11 +118,11 @@ pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap:
 /// program, but takes what comes from a map as it comes. Nobody else reads it. One of them is used; where programs of one CPU interrupt each other,
 /// whichever is free (see [`crate::context::claim`]).
 #[btf_map]
-pub static SCENES4: PerCpuArray<Scene<u32>, { PLACES as usize }> = PerCpuArray::new();
+pub static SCENES4: PerCpuArray<Context<u32>, { PLACES as usize }> = PerCpuArray::new();
 
 /// The same for IPv6.
 #[btf_map]
-pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
+pub static SCENES6: PerCpuArray<Context<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
 
 /// Who has which of these, on kernels where programs of one CPU interrupt each other. Nobody else writes it.
 #[btf_map]
@@ -134,15 +134,16 @@ pub static ASKED: PerCpuArray<Asked, MAX_ENDPOINTS> = PerCpuArray::new();
 
 /// What this CPU knows by heart: endpoints, by veth. Nobody else reads it, as what follows.
 #[btf_map]
-pub static VETHS: PerCpuArray<Kept<1, Endpoint>, { VETHS_KEPT as usize }> = PerCpuArray::new();
+pub static VETHS: PerCpuArray<CacheEntry<1, Endpoint>, { VETHS_CACHED as usize }> = PerCpuArray::new();
 
 /// One address of either family, by veth.
 #[btf_map]
-pub static OWN_ADDRESSES: PerCpuArray<Kept<3, u64>, { VETHS_KEPT as usize * 2 }> = PerCpuArray::new();
+pub static OWN_ADDRESSES: PerCpuArray<CacheEntry<3, u64>, { VETHS_CACHED as usize * 2 }> = PerCpuArray::new();
 
 /// What the tables said of peers and ports.
 #[btf_map]
-pub static ANSWERS: PerCpuArray<Kept<4, Answer>, { ANSWERS_KEPT as usize }> = PerCpuArray::new();
+pub static ANSWERS: PerCpuArray<CacheEntry<4, CachedVerdict>, { VERDICTS_CACHED as usize }> =
+    PerCpuArray::new();
 
 /// Packets by direction and reason ([`Reason::counter`]). Written by the programs.
 #[btf_map]

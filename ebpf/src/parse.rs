@@ -105,11 +105,11 @@ pub struct Transport {
     /// Belongs to a flow: TCP, UDP, SCTP, or an ICMP echo.
     pub flow: bool,
     /// TCP: SYN without ACK; ICMP: an echo request. Always starts a flow.
-    pub starts: bool,
+    pub opens: bool,
     /// An answer by its very kind (TCP: SYN with ACK; ICMP: an echo reply): never starts a flow.
     pub answers: bool,
     /// TCP: it belongs to a connection that has been there for a while, having no SYN.
-    pub goes_on: bool,
+    pub midstream: bool,
     /// TCP: FIN.
     pub finishes: bool,
     /// TCP: RST.

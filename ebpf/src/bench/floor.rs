@@ -49,10 +49,10 @@ pub fn note(ctx: &TcContext) {
 #[inline(always)]
 fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
     if !is_found::<A>(ctx, start, Lookup::Flow)
-        && let Some(scene) = A::scene(0)
+        && let Some(context) = A::context(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
-        let key = unsafe { &raw const (*scene).key };
+        let key = unsafe { &raw const (*context).key };
         // SAFETY: the same. Where there is no room, the next packet tries again.
         let _ = A::remember(unsafe { &*key }, &Flow { expires: 1, ..Flow::default() });
     }
@@ -60,16 +60,16 @@ fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
 
 #[inline(always)]
 fn is_found<A: Address>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
-    let Some(scene) = A::scene(0) else { return false };
+    let Some(context) = A::context(0) else { return false };
     // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
-    let scene = unsafe { &mut *scene };
-    scene.read::<INGRESS>(ctx, start);
-    if scene.readable != readable::YES || !scene.packet.transport.flow {
+    let context = unsafe { &mut *context };
+    context.read::<INGRESS>(ctx, start);
+    if context.readable != readable::YES || !context.packet.transport.flow {
         return false;
     }
     let found = match lookup {
         Lookup::Nothing => return true,
-        Lookup::Flow => A::flow(&scene.key),
+        Lookup::Flow => A::flow(&context.key),
     };
     // SAFETY: the element stays valid until this program ends. Volatile: whoever looks a flow up reads it.
     found.is_some_and(|flow| unsafe { read_volatile(&raw const (*flow).expires) } != 0)

@@ -6,7 +6,7 @@ use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::reason::Reason;
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::global::Stage;
 use crate::nat::tag;
@@ -17,7 +17,7 @@ use crate::seqcount;
 /// Both bits of [`Flow::progress`].
 const BOTH_FINISHED: u8 = 0b11;
 
-/// Whether a flow needs no second thought: alive, allowed, and under the current policy generation, or kept.
+/// Whether a flow needs no slow path: alive, allowed, and under the current policy generation, or kept.
 #[inline(always)]
 pub fn is_current(flow: &Flow, generation: u32, now: u64) -> bool {
     flow.expires > now && flow.flags & DENIED == 0 && (flow.generation == generation || is_kept(flow))
@@ -55,17 +55,17 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
     flow.expires = now + lifetime + slack(lifetime);
 }
 
-/// Reads the scene's flow, if it is established, into the scene. It counts only if a second look-up finds the same: then it was this
+/// Reads the packet's flow, if it is established, into the context. It counts only if a second look-up finds the same: then it was this
 /// flow for as long as it was being read.
 #[inline(never)]
-pub fn read<A: Address>(scene: &mut Scene<A>) -> bool {
+pub fn read<A: Address>(context: &mut Context<A>) -> bool {
     let mut tries = 0;
     while tries < TRIES {
-        let Some(found) = A::flow(&scene.key) else { return false };
+        let Some(found) = A::flow(&context.key) else { return false };
         // SAFETY: until this program ends, the memory stays a flow, if not this one. Volatile: others may be writing.
-        scene.flow = unsafe { found.read_volatile() };
+        context.flow = unsafe { found.read_volatile() };
         seqcount::fence();
-        if A::flow(&scene.key) == Some(found) {
+        if A::flow(&context.key) == Some(found) {
             return true;
         }
         tries += 1;
@@ -76,30 +76,30 @@ pub fn read<A: Address>(scene: &mut Scene<A>) -> bool {
 /// How often to look again, as in [`crate::seqcount`].
 const TRIES: u32 = 2;
 
-/// Notes a packet of the scene's flow, which is established. A function of its own: hardly any packet needs it.
+/// Notes a packet of the packet's flow, which is established. A function of its own: hardly any packet needs it.
 #[inline(never)]
-pub fn note<A: Address>(scene: &mut Scene<A>, direction: u8) {
-    if !read(scene) {
+pub fn note<A: Address>(context: &mut Context<A>, direction: u8) {
+    if !read(context) {
         return;
     }
-    let Packet { transport, protocol, .. } = scene.packet;
-    let before = scene.flow;
-    refresh(&mut scene.flow, direction, protocol, transport, scene.now);
-    write(scene, &before);
+    let Packet { transport, protocol, .. } = context.packet;
+    let before = context.flow;
+    refresh(&mut context.flow, direction, protocol, transport, context.now);
+    write(context, &before);
 }
 
 /// Writes what became of the flow that was read, if it is worth it. Of two CPUs that do this at one time, one is lost; they say nearly
 /// the same.
 #[inline(always)]
-fn write<A: Address>(scene: &Scene<A>, before: &Flow) {
-    let flow = &scene.flow;
-    let is_worth_it = flow.expires.abs_diff(before.expires) > slack(flow.expires.saturating_sub(scene.now))
+fn write<A: Address>(context: &Context<A>, before: &Flow) {
+    let flow = &context.flow;
+    let is_worth_it = flow.expires.abs_diff(before.expires) > slack(flow.expires.saturating_sub(context.now))
         || flow.generation != before.generation
         || flow.state != before.state
         || flow.progress != before.progress
         || flow.flags != before.flags;
     if is_worth_it {
-        A::update(&scene.key, flow);
+        A::update(&context.key, flow);
     }
 }
 
@@ -113,90 +113,90 @@ fn end(flow: &mut Flow, direction: u8, transport: Transport) {
     }
 }
 
-/// Whether the scene's flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in
+/// Whether the packet's flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in
 /// the flow; one that is denied stays known for a while after its last packet.
 #[inline(always)]
-pub fn judge_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
-    let flow = &scene.flow;
+pub fn judge_again<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> bool {
+    let flow = &context.flow;
     // What was denied is not of what `keep` keeps.
-    if flow.flags & DENIED == 0 && (flow.generation == scene.generation || is_kept(flow)) {
+    if flow.flags & DENIED == 0 && (flow.generation == context.generation || is_kept(flow)) {
         return true;
     }
-    // SAFETY: the context is the running program's, and nobody else has the scene.
-    unsafe { A::call(Stage::JudgeAgain, ctx.skb.skb, scene) != 0 }
+    // SAFETY: `ctx` is the running program's, and nobody else has the context.
+    unsafe { A::call(Stage::JudgeAgain, ctx.skb.skb, context) != 0 }
 }
 
 /// The same of a flow that was denied, or is of an older generation. In place, for the stack of whatever is called from here.
 #[inline(always)]
-pub fn judge_older<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
-    let initiator = scene.flow.initiator;
-    let was = scene.flow.flags;
-    scene.ask(initiator);
+pub fn judge_older<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> bool {
+    let initiator = context.flow.initiator;
+    let was = context.flow.flags;
+    context.ask(initiator);
     if was & DENIED == 0 && !config::recheck() {
-        if query::is_behind_nat(scene) {
+        if query::is_behind_nat(context) {
             // So far it went to the address itself.
-            scene.flow.flags |= SERVICE;
-            scene.flow.backend = scene.question.peer.widen();
-            scene.flow.backend_port = scene.question.port;
+            context.flow.flags |= SERVICE;
+            context.flow.backend = context.question.peer.widen();
+            context.flow.backend_port = context.question.port;
         }
-        scene.flow.generation = scene.generation;
+        context.flow.generation = context.generation;
         return true;
     }
     // An answer to what the pod sends to an address that was no Service's so far.
-    let answers = initiator == EGRESS && scene.direction == INGRESS && was & (SERVICE | DENIED) == 0;
+    let answers = initiator == EGRESS && context.direction == INGRESS && was & (SERVICE | DENIED) == 0;
     if was & SERVICE != 0 {
-        tag::ask_about_backend(scene);
+        tag::ask_about_backend(context);
     } else if answers {
         // It is one's by now, perhaps. Until the pod's next packet goes elsewhere, this is from whom packets went to.
-        scene.question.resolved = query::is_behind_nat(scene);
+        context.question.resolved = query::is_behind_nat(context);
     }
-    let reason = query::judge(ctx, scene);
-    if !scene.question.resolved {
+    let reason = query::judge(ctx, context);
+    if !context.question.resolved {
         // The address may have become the node's, or no longer be.
-        scene.flow.flags = scene.flow.flags & !NODE | scene.flow_flags() & NODE;
+        context.flow.flags = context.flow.flags & !NODE | context.flow_flags() & NODE;
     }
     // It may be from before the pod was guarded, or before a tunnel ended where it comes from.
-    let is_others = scene.is_for_another() || initiator == INGRESS && scene.flowless;
-    if answers && (scene.question.resolved || scene.service) && !is_others && !reason.drops() {
+    let is_others = context.is_for_another() || initiator == INGRESS && context.flowless;
+    if answers && (context.question.resolved || context.service) && !is_others && !reason.drops() {
         // The flow is told by what the pod sends next, which is judged for that.
         return true;
     }
     if initiator == EGRESS && !answers {
         // There may be a Service by now. One that is gone changes nothing here: conntrack may go on translating.
-        scene.flow.flags |= scene.flow_flags() & SERVICE;
+        context.flow.flags |= context.flow_flags() & SERVICE;
     }
-    if scene.flow.flags & SERVICE != 0 && !is_others {
-        return tag::is_allowed_still(ctx, scene, reason);
+    if context.flow.flags & SERVICE != 0 && !is_others {
+        return tag::is_allowed_still(ctx, context, reason);
     }
     // What the pod sends carries its own socket, and what the node sends of its own passes by itself: neither says that the node
     // started this flow.
     let is_unsure = reason == Reason::Node
         && initiator == INGRESS
-        && (scene.flow.flags & DENIED != 0 || scene.direction == EGRESS);
+        && (context.flow.flags & DENIED != 0 || context.direction == EGRESS);
     if !is_unsure || is_others {
         let allowed = !reason.drops() && !is_others;
-        let from_node = scene.flow_flags() & FROM_NODE;
-        scene.flow.flags =
-            scene.flow.flags & !(DENIED | FROM_NODE) | from_node | if allowed { 0 } else { DENIED };
-        scene.flow.generation = scene.generation;
+        let from_node = context.flow_flags() & FROM_NODE;
+        context.flow.flags =
+            context.flow.flags & !(DENIED | FROM_NODE) | from_node | if allowed { 0 } else { DENIED };
+        context.flow.generation = context.generation;
         if allowed {
             return true;
         }
     }
-    scene.flow.expires = scene.now + DENIED_LIFETIME;
+    context.flow.expires = context.now + DENIED_LIFETIME;
     false
 }
 
 /// The same of the established flow that was read; with `note`, the packet is noted as one of it. A function of its own, for the
 /// stack of whoever looks for half-open flows as well.
 #[inline(never)]
-pub fn judge_established_again<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, note: bool) -> bool {
-    let before = scene.flow;
-    let allowed = judge_again(ctx, scene);
+pub fn judge_established_again<A: Address>(ctx: &TcContext, context: &mut Context<A>, note: bool) -> bool {
+    let before = context.flow;
+    let allowed = judge_again(ctx, context);
     if allowed && note {
-        let Packet { transport, protocol, .. } = scene.packet;
-        refresh(&mut scene.flow, scene.direction, protocol, transport, scene.now);
+        let Packet { transport, protocol, .. } = context.packet;
+        refresh(&mut context.flow, context.direction, protocol, transport, context.now);
     }
-    write(scene, &before);
+    write(context, &before);
     allowed
 }

@@ -7,7 +7,7 @@ use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slo
 use postern_common::direction::EGRESS;
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::hash;
 use crate::maps::FRAGMENTS;
@@ -22,8 +22,8 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn datagram<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Datagram {
-    let packet = &scene.packet;
+fn datagram<A: Address>(ctx: &TcContext, context: &Context<A>) -> Datagram {
+    let packet = &context.packet;
     Datagram {
         expires: now() + FRAGMENT_LIFETIME,
         source: packet.source.widen(),
@@ -31,22 +31,22 @@ fn datagram<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Datagram {
         identification: packet.datagram.identification,
         protocol: A::FAMILY | u32::from(packet.datagram.protocol),
         length: packet.datagram.length as u32,
-        by_node: u32::from(!is_elsewhere(ctx, scene)),
+        by_node: u32::from(!is_elsewhere(ctx, context)),
     }
 }
 
 /// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere.
 #[inline(always)]
-fn is_elsewhere<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    if scene.direction == EGRESS { scene.astray } else { came_in(ctx) }
+fn is_elsewhere<A: Address>(ctx: &TcContext, context: &Context<A>) -> bool {
+    if context.direction == EGRESS { context.astray } else { came_in(ctx) }
 }
 
 #[inline(always)]
-fn slot_of<A: Address>(direction: u8, scene: &Scene<A>) -> Slot {
-    let packet = &scene.packet;
+fn slot_of<A: Address>(direction: u8, context: &Context<A>) -> Slot {
+    let packet = &context.packet;
     let word = u64::from(packet.datagram.identification) << 32 | u64::from(packet.datagram.protocol);
     let hash = hash::mix(config::seed(), word);
-    hash::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
+    hash::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, context.ifindex, direction)
 }
 
 /// How a later fragment relates to what is known of its datagram.
@@ -65,29 +65,29 @@ pub enum Relation {
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
 /// of its followers away again. A function of its own, for its stack.
 #[inline(never)]
-pub fn note<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>, allowed: bool) {
-    let slot = slot_of(DIRECTION, scene);
+pub fn note<const DIRECTION: u8, A: Address>(ctx: &TcContext, context: &Context<A>, allowed: bool) {
+    let slot = slot_of(DIRECTION, context);
     // A failed insert leaves the followers orphans: dropped, as they must be.
     if allowed {
-        let _ = FRAGMENTS.insert(slot, datagram(ctx, scene), u64::from(BPF_ANY));
-    } else if relation::<DIRECTION, A>(ctx, scene) != Relation::Orphan {
+        let _ = FRAGMENTS.insert(slot, datagram(ctx, context), u64::from(BPF_ANY));
+    } else if relation::<DIRECTION, A>(ctx, context) != Relation::Orphan {
         let _ = FRAGMENTS.remove(slot);
     }
 }
 
 /// How a fragment relates to what is known of its datagram. A function of its own, for its stack.
 #[inline(never)]
-pub fn relation<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Relation {
-    let slot = slot_of(DIRECTION, scene);
+pub fn relation<const DIRECTION: u8, A: Address>(ctx: &TcContext, context: &Context<A>) -> Relation {
+    let slot = slot_of(DIRECTION, context);
     let Some(found) = seqcount::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;
     };
     let Datagram { expires, length, by_node, .. } = found;
-    if expires <= now() || (Datagram { expires, length, by_node, ..datagram(ctx, scene) }) != found {
+    if expires <= now() || (Datagram { expires, length, by_node, ..datagram(ctx, context) }) != found {
         Relation::Orphan
-    } else if scene.packet.datagram.offset < length as usize {
+    } else if context.packet.datagram.offset < length as usize {
         Relation::Overlaps
-    } else if by_node != 0 && is_elsewhere(ctx, scene) {
+    } else if by_node != 0 && is_elsewhere(ctx, context) {
         Relation::Elsewhere
     } else {
         Relation::Follows

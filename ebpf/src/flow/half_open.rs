@@ -19,7 +19,7 @@ use postern_common::conntrack::{
 use postern_common::direction::{EGRESS, INGRESS};
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::flow::established;
 use crate::global::{self, Flows, Identities};
@@ -27,10 +27,10 @@ use crate::hash;
 use crate::maps::HALF_OPEN;
 use crate::opaque::opaque;
 
-/// Tells the scene's flow from others: to be called before anything else here.
+/// Tells the packet's flow from others: to be called before anything else here.
 #[inline(always)]
-pub fn identify<A: Address>(scene: &mut Scene<A>) {
-    (scene.identity, scene.hash) = identity(scene.pod, scene.peer, scene.packet.protocol);
+pub fn identify<A: Address>(context: &mut Context<A>) {
+    (context.identity, context.hash) = identity(context.pod, context.peer, context.packet.protocol);
 }
 
 /// What tells a flow between a pod and a peer from others, and the hash of that.
@@ -285,8 +285,8 @@ fn overflows_until(row: NonNull<Row>, direction: u8) -> u64 {
 
 /// Has a row say that its overflow rows may hold flows.
 #[inline(never)]
-fn overflow_until<A: Address>(scene: &Scene<A>, row: NonNull<Row>, direction: u8) {
-    let until = scene.flow.expires;
+fn overflow_until<A: Address>(context: &Context<A>, row: NonNull<Row>, direction: u8) {
+    let until = context.flow.expires;
     if overflows_until(row, direction) >= until {
         return;
     }
@@ -294,7 +294,7 @@ fn overflow_until<A: Address>(scene: &Scene<A>, row: NonNull<Row>, direction: u8
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
-        if is_in(scene, row) {
+        if is_in(context, row) {
             let [ingress, egress] = read_volatile(&raw const (*row).overflow);
             let later = if direction == EGRESS {
                 [ingress, if egress < until { until } else { egress }]
@@ -307,54 +307,54 @@ fn overflow_until<A: Address>(scene: &Scene<A>, row: NonNull<Row>, direction: u8
     }
 }
 
-/// The row of the scene's flow. None: its veth has no room, or carries no programs any more.
+/// The row of the packet's flow. None: its veth has no room, or carries no programs any more.
 #[inline(always)]
-pub fn row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
-    HALF_OPEN.get_ptr_mut(base(scene.ifindex, scene.hash)).and_then(NonNull::new)
+pub fn row<A: Address>(context: &Context<A>) -> Option<NonNull<Row>> {
+    HALF_OPEN.get_ptr_mut(base(context.ifindex, context.hash)).and_then(NonNull::new)
 }
 
-/// The overflow row of the scene's flow.
+/// The overflow row of the packet's flow.
 #[inline(always)]
-fn overflow_row<A: Address>(scene: &Scene<A>) -> Option<NonNull<Row>> {
-    HALF_OPEN.get_ptr_mut(overflow(scene.ifindex, scene.hash)).and_then(NonNull::new)
+fn overflow_row<A: Address>(context: &Context<A>) -> Option<NonNull<Row>> {
+    HALF_OPEN.get_ptr_mut(overflow(context.ifindex, context.hash)).and_then(NonNull::new)
 }
 
 /// Where the flow stands that was found, or that was opened: its row, or its overflow row.
 #[inline(always)]
-fn row_of<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> Option<NonNull<Row>> {
-    if scene.in_overflow == 0 { Some(row) } else { overflow_row(scene) }
+fn row_of<A: Address>(context: &Context<A>, row: NonNull<Row>) -> Option<NonNull<Row>> {
+    if context.in_overflow == 0 { Some(row) } else { overflow_row(context) }
 }
 
-/// Looks for the scene's flow as started in a direction; the scene says then where it is, or else which way it may take.
+/// Looks for the packet's flow as started in a direction; the context says then where it is, or else which way it may take.
 #[inline(never)]
-pub fn seek<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
-    scene.in_overflow = 0;
-    if seek_in_row(scene, row, initiator) {
+pub fn probe<A: Address>(context: &mut Context<A>, row: NonNull<Row>, initiator: u8) -> bool {
+    context.in_overflow = 0;
+    if probe_row(context, row, initiator) {
         return true;
     }
-    let is_free = scene.first <= scene.now;
-    scene.base_way = scene.way;
-    if overflows_until(row, initiator) > scene.now
-        && let Some(other) = overflow_row(scene)
-        && seek_in_row(scene, other, initiator)
+    let is_free = context.first <= context.now;
+    context.base_way = context.way;
+    if overflows_until(row, initiator) > context.now
+        && let Some(other) = overflow_row(context)
+        && probe_row(context, other, initiator)
     {
-        scene.in_overflow = 1;
+        context.in_overflow = 1;
         return true;
     }
     if is_free {
-        scene.way = scene.base_way;
+        context.way = context.base_way;
     } else {
         // Which way is as good as any where nothing was looked at: all of them have expired.
-        scene.in_overflow = 1;
+        context.in_overflow = 1;
     }
     false
 }
 
-/// Looks for the scene's flow in one row.
+/// Looks for the packet's flow in one row.
 #[inline(always)]
-fn seek_in_row<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+fn probe_row<A: Address>(context: &mut Context<A>, row: NonNull<Row>, initiator: u8) -> bool {
     // SAFETY: until this program ends, the memory stays a row.
-    unsafe { A::seek(scene, &raw const (*row.as_ptr()).flows, initiator) }
+    unsafe { A::seek(context, &raw const (*row.as_ptr()).flows, initiator) }
 }
 
 /// The same, among the row's flows: without its lock, which must not be handed over.
@@ -363,7 +363,7 @@ fn seek_in_row<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u
 ///
 /// The flows must be a row's.
 #[inline(always)]
-pub unsafe fn seek_in<A: Address>(scene: &mut Scene<A>, flows: *const Flows, initiator: u32) -> bool {
+pub unsafe fn probe_in<A: Address>(context: &mut Context<A>, flows: *const Flows, initiator: u32) -> bool {
     let mut first = u64::MAX;
     let mut way = 0;
     while way < HALF_OPEN_WAYS {
@@ -373,35 +373,35 @@ pub unsafe fn seek_in<A: Address>(scene: &mut Scene<A>, flows: *const Flows, ini
         // SAFETY: the same.
         let expires = unsafe { expires(flow) };
         // SAFETY: the same.
-        if is_later(expires, scene.now) && unsafe { is_tagged(scene.hash, flow) } {
-            scene.way = at as u32;
+        if is_later(expires, context.now) && unsafe { is_tagged(context.hash, flow) } {
+            context.way = at as u32;
             return true;
         }
         if expires < first {
             first = expires;
-            scene.way = at as u32;
+            context.way = at as u32;
         }
         way += 1;
     }
-    scene.first = first;
+    context.first = first;
     false
 }
 
-/// Looks for the scene's flow as started in a direction; the scene says then how far it got, or else which way it may take.
+/// Looks for the packet's flow as started in a direction; the context says then how far it got, or else which way it may take.
 #[inline(never)]
-pub fn find<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, initiator: u8) -> bool {
+pub fn lookup<A: Address>(context: &mut Context<A>, row: NonNull<Row>, initiator: u8) -> bool {
     // Before the lock, which waits for memory.
-    if !seek(scene, row, initiator) {
+    if !probe(context, row, initiator) {
         return false;
     }
-    row_of(scene, row).is_some_and(|row| read(scene, row))
+    row_of(context, row).is_some_and(|row| read(context, row))
 }
 
 /// Reads the flow that was sought and found, unless another one took its place just now.
 #[inline(never)]
-fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) -> bool {
+fn read<A: Address>(context: &mut Context<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = scene.way as usize;
+    let at = context.way as usize;
     if at >= FLOWS {
         // It never is, which the verifier cannot know. The same below.
         return false;
@@ -409,12 +409,12 @@ fn read<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) -> bool {
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     let is_ours = unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
-        let is_ours = is_in(scene, row) && is_flow(&scene.identity, row, at);
-        copy(&raw const (*row).flows[at], &raw mut scene.flow);
+        let is_ours = is_in(context, row) && is_flow(&context.identity, row, at);
+        copy(&raw const (*row).flows[at], &raw mut context.flow);
         bpf_spin_unlock((&raw mut (*row).lock).cast());
         is_ours
     };
-    is_ours && scene.flow.expires > scene.now
+    is_ours && context.flow.expires > context.now
 }
 
 /// Copies a flow, word by word: the compiler's copy takes a tenth of the stack that there is.
@@ -437,18 +437,18 @@ unsafe fn copy(from: *const Flow, to: *mut Flow) {
 /// Writes what became of the half-open flow that was found. One that another flow has replaced in between is gone: the next packet
 /// starts over.
 #[inline(never)]
-pub fn update<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
-    let Some(its) = row_of(scene, row) else { return };
-    write(scene, its);
-    if scene.in_overflow != 0 {
-        overflow_until(scene, row, scene.flow.initiator);
+pub fn update<A: Address>(context: &Context<A>, row: NonNull<Row>) {
+    let Some(its) = row_of(context, row) else { return };
+    write(context, its);
+    if context.in_overflow != 0 {
+        overflow_until(context, row, context.flow.initiator);
     }
 }
 
 #[inline(never)]
-fn write<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
+fn write<A: Address>(context: &Context<A>, row: NonNull<Row>) {
     let row = row.as_ptr();
-    let at = scene.way as usize;
+    let at = context.way as usize;
     if at >= FLOWS {
         return;
     }
@@ -456,8 +456,8 @@ fn write<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         // One that another CPU has forgotten meanwhile stays forgotten.
-        if is_in(scene, row) && is_flow(&scene.identity, row, at) && expires(flow_at(row, at)) != 0 {
-            copy(&raw const scene.flow, &raw mut (*row).flows[at]);
+        if is_in(context, row) && is_flow(&context.identity, row, at) && expires(flow_at(row, at)) != 0 {
+            copy(&raw const context.flow, &raw mut (*row).flows[at]);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
     }
@@ -465,59 +465,59 @@ fn write<A: Address>(scene: &Scene<A>, row: NonNull<Row>) {
 
 /// Forgets the half-open flow that was found.
 #[inline(always)]
-pub fn forget<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>) {
-    scene.flow.expires = 0;
-    update(scene, row);
+pub fn forget<A: Address>(context: &mut Context<A>, row: NonNull<Row>) {
+    context.flow.expires = 0;
+    update(context, row);
 }
 
 /// Remembers a flow that its first packet started, right after it was sought: in place of what is there. Says whether it could.
 #[inline(never)]
-pub fn open<A: Address>(scene: &mut Scene<A>, row: NonNull<Row>, direction: u8) -> bool {
-    scene.flow = Flow {
-        expires: scene.now + config::lifetime(scene.packet.protocol, state::OPENING),
-        generation: scene.generation,
+pub fn insert<A: Address>(context: &mut Context<A>, row: NonNull<Row>, direction: u8) -> bool {
+    context.flow = Flow {
+        expires: context.now + config::lifetime(context.packet.protocol, state::OPENING),
+        generation: context.generation,
         initiator: direction,
         state: state::OPENING,
-        flags: scene.flow_flags(),
-        tag: tag(scene.hash),
+        flags: context.flow_flags(),
+        tag: tag(context.hash),
         ..Flow::default()
     };
-    if scene.in_overflow != 0 {
-        if let Some(other) = overflow_row(scene).or_else(|| make_overflow_row(scene)) {
+    if context.in_overflow != 0 {
+        if let Some(other) = overflow_row(context).or_else(|| make_overflow_row(context)) {
             // First, so that whoever finds it there knows where to look.
-            overflow_until(scene, row, direction);
-            return put(scene, other);
+            overflow_until(context, row, direction);
+            return put(context, other);
         }
         // No room for one, or no memory.
-        scene.in_overflow = 0;
-        scene.way = scene.base_way;
+        context.in_overflow = 0;
+        context.way = context.base_way;
     }
-    put(scene, row)
+    put(context, row)
 }
 
-/// Makes the overflow row of the scene's flow.
+/// Makes the overflow row of the packet's flow.
 #[inline(never)]
-fn make_overflow_row<A: Address>(scene: &mut Scene<A>) -> Option<NonNull<Row>> {
-    let key = overflow(scene.ifindex, scene.hash);
+fn make_overflow_row<A: Address>(context: &mut Context<A>) -> Option<NonNull<Row>> {
+    let key = overflow(context.ifindex, context.hash);
     // Another CPU may have been faster.
-    let _ = HALF_OPEN.insert(key, scene.empty_row(), u64::from(BPF_NOEXIST));
-    overflow_row(scene)
+    let _ = HALF_OPEN.insert(key, context.empty_row(), u64::from(BPF_NOEXIST));
+    overflow_row(context)
 }
 
 #[inline(never)]
-fn put<A: Address>(scene: &Scene<A>, row: NonNull<Row>) -> bool {
+fn put<A: Address>(context: &Context<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = scene.way as usize;
+    let at = context.way as usize;
     if at >= FLOWS {
         return false;
     }
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
-        let is_in = is_in(scene, row);
+        let is_in = is_in(context, row);
         if is_in {
-            (&raw mut (*row).identities[at]).write_volatile(scene.identity);
-            copy(&raw const scene.flow, &raw mut (*row).flows[at]);
+            (&raw mut (*row).identities[at]).write_volatile(context.identity);
+            copy(&raw const context.flow, &raw mut (*row).flows[at]);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
         is_in
@@ -540,15 +540,15 @@ fn place(direction: u8, way: usize) -> usize {
     usize::from(direction & 1) * HALF_OPEN_WAYS + if way < HALF_OPEN_WAYS { way } else { 0 }
 }
 
-/// Whether a row is of the scene's veth.
+/// Whether a row is of the packet's veth.
 ///
 /// # Safety
 ///
 /// The pointer must be readable.
 #[inline(always)]
-unsafe fn is_in<A: Address>(scene: &Scene<A>, row: *const Row) -> bool {
+unsafe fn is_in<A: Address>(context: &Context<A>, row: *const Row) -> bool {
     // SAFETY: the caller's.
-    unsafe { read_volatile(&raw const (*row).ifindex) == scene.ifindex }
+    unsafe { read_volatile(&raw const (*row).ifindex) == context.ifindex }
 }
 
 /// A flow of a row.

@@ -7,7 +7,7 @@ use postern_common::endpoint::MAX_ENDPOINTS;
 use postern_common::reason::Reason;
 
 use crate::config;
-use crate::context::{Scene, step};
+use crate::context::{Context, step};
 use crate::family::Address;
 use crate::flow::established;
 use crate::flow::sockets::{self, Connection};
@@ -17,7 +17,7 @@ use crate::parse::Packet;
 /// What became of a connection that is older than the programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum PickedUp {
+pub enum Midstream {
     /// There is none that the pod's sockets know of.
     Unknown,
     /// Policy allows it: from now on it is established.
@@ -41,34 +41,34 @@ pub struct Asked {
 ///
 /// Checked apart by the verifier.
 #[inline(always)]
-pub fn picked_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> PickedUp {
-    // SAFETY: the context is the running program's, and nobody else has the scene.
-    match unsafe { A::pick_up(ctx.skb.skb, scene, reason as u32) } {
-        it if it == PickedUp::Allowed as u32 => PickedUp::Allowed,
-        it if it == PickedUp::Denied as u32 => PickedUp::Denied,
-        _ => PickedUp::Unknown,
+pub fn judge<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
+    // SAFETY: `ctx` is the running program's, and nobody else has the context.
+    match unsafe { A::pick_up(ctx.skb.skb, context, reason as u32) } {
+        it if it == Midstream::Allowed as u32 => Midstream::Allowed,
+        it if it == Midstream::Denied as u32 => Midstream::Denied,
+        _ => Midstream::Unknown,
     }
 }
 
-/// What [`picked_up`] does.
+/// What [`judge`] does.
 #[inline(always)]
-pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> PickedUp {
-    let is_egress = scene.direction == EGRESS;
-    if scene.endpoint.netns == 0 {
-        return PickedUp::Unknown;
+pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
+    let is_egress = context.direction == EGRESS;
+    if context.endpoint.netns == 0 {
+        return Midstream::Unknown;
     }
-    let (service, is_from_node) = (scene.service, scene.is_from_node);
-    let other = scene.judge(ctx, if is_egress { INGRESS } else { EGRESS });
-    let to_service = if is_egress { service } else { scene.service };
-    (scene.service, scene.is_from_node) = (service, is_from_node);
+    let (service, is_from_node) = (context.service, context.is_from_node);
+    let other = context.judge(ctx, if is_egress { INGRESS } else { EGRESS });
+    let to_service = if is_egress { service } else { context.service };
+    (context.service, context.is_from_node) = (service, is_from_node);
     // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
     let other_drops = other.drops() || is_egress && other == Reason::Node;
-    if reason.drops() && (other_drops || !may_ask(scene)) {
-        return PickedUp::Unknown;
+    if reason.drops() && (other_drops || !may_ask(context)) {
+        return Midstream::Unknown;
     }
-    let connection = sockets::connection(ctx, scene);
-    if connection == Connection::Unknown || scene.is_for_another() || scene.flowless {
-        return PickedUp::Unknown;
+    let connection = sockets::connection(ctx, context);
+    if connection == Connection::Unknown || context.is_for_another() || context.flowless {
+        return Midstream::Unknown;
     }
     let (from_peer, from_pod) =
         if is_egress { (other_drops, reason.drops()) } else { (reason.drops(), other_drops) };
@@ -77,33 +77,38 @@ pub fn pick_up<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason
         initiator = INGRESS;
     }
     if initiator == INGRESS && from_peer {
-        return PickedUp::Denied;
+        return Midstream::Denied;
     }
-    scene.service = to_service && initiator == EGRESS;
-    scene.is_from_node = is_from_node && initiator == INGRESS;
-    let Packet { transport, protocol, .. } = scene.packet;
-    let flags = scene.flow_flags();
-    let flow = &mut scene.flow;
-    *flow =
-        Flow { generation: scene.generation, initiator, state: state::ESTABLISHED, flags, ..Flow::default() };
-    established::refresh(flow, scene.direction, protocol, transport, scene.now);
+    context.service = to_service && initiator == EGRESS;
+    context.is_from_node = is_from_node && initiator == INGRESS;
+    let Packet { transport, protocol, .. } = context.packet;
+    let flags = context.flow_flags();
+    let flow = &mut context.flow;
+    *flow = Flow {
+        generation: context.generation,
+        initiator,
+        state: state::ESTABLISHED,
+        flags,
+        ..Flow::default()
+    };
+    established::refresh(flow, context.direction, protocol, transport, context.now);
     // Where there is no room, the next packet asks again.
-    scene.step = step::PICKED_UP;
-    PickedUp::Allowed
+    context.step = step::MIDSTREAM;
+    Midstream::Allowed
 }
 
 /// Whether the pod's sockets are asked about one more packet that its own direction does not allow. Whoever floods a pod with such packets
 /// makes them cost little more than others that are denied.
 #[inline(always)]
-fn may_ask<A: Address>(scene: &Scene<A>) -> bool {
-    let Some(asked) = ASKED.get_ptr_mut(scene.ifindex % MAX_ENDPOINTS as u32) else {
+fn may_ask<A: Address>(context: &Context<A>) -> bool {
+    let Some(asked) = ASKED.get_ptr_mut(context.ifindex % MAX_ENDPOINTS as u32) else {
         // Every array has its elements.
         return false;
     };
     // SAFETY: an element of a per-CPU array. Where somebody else on this CPU writes it meanwhile, a few more are asked for.
     let asked = unsafe { &mut *asked };
-    if asked.tick != scene.now {
-        *asked = Asked { tick: scene.now, packets: 0 };
+    if asked.tick != context.now {
+        *asked = Asked { tick: context.now, packets: 0 };
     }
     asked.packets += 1;
     asked.packets <= u64::from(config::asked())

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::policy::addressed;
 
@@ -55,8 +55,8 @@ pub enum Connection {
 /// Asks the pod's sockets for the TCP connection between a pod and a peer; `netns` as in
 /// [`postern_common::endpoint::Endpoint`]. A function of its own, for its stack.
 #[inline(never)]
-pub fn connection<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Connection {
-    let Scene { endpoint, pod, peer, .. } = scene;
+pub fn connection<A: Address>(ctx: &TcContext, context: &Context<A>) -> Connection {
+    let Context { endpoint, pod, peer, .. } = context;
     if endpoint.netns == 0 {
         return Connection::Unknown;
     }

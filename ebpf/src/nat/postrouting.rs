@@ -133,7 +133,7 @@ fn is_source_of<A: Address, S: Routed>(
     }
     // What the node put into a tunnel shows its address, too, and came in by no interface.
     let is_surely_noted = sender.is_sure != 0 && likeness == SAME;
-    skb.iif() != 0 && (is_surely_noted || source.is_nodes(sender.endpoint.epoch))
+    skb.iif() != 0 && (is_surely_noted || source.is_local_node(sender.endpoint.epoch))
 }
 
 /// The veth that a packet came in by; or else that of the pod that has its source address.
@@ -312,7 +312,7 @@ fn of_noted<A: Address>(
         unsafe { (&raw mut (*slot).flags).write_volatile(crossing.flags | SEEN) };
     }
     let reason = A::verdict(sender, target);
-    if believed && target.address.is_pods(sender.ifindex) {
+    if believed && target.address.is_own(sender.ifindex) {
         open_hairpin(skb, sender, crossing, target);
     }
     A::remember_target(crossing, target, reason, believed)
@@ -455,15 +455,15 @@ pub fn is_allowed_already<A: Address>(ifindex: u32, source: A, target: &Target<A
 /// Who has an address.
 #[inline(always)]
 fn peer<A: Address>(address: A, endpoint: &Endpoint) -> Peer {
-    let listed = address.listed_peer(endpoint.epoch);
-    listed.or_else(|| address.contained_peer(endpoint.epoch)).unwrap_or_default()
+    let listed = address.peer_exact(endpoint.epoch);
+    listed.or_else(|| address.peer_lpm(endpoint.epoch)).unwrap_or_default()
 }
 
 /// What policy says of where a packet goes: [`Address::verdict`].
 #[inline(always)]
 pub fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
     let endpoint = &sender.endpoint;
-    if target.address.is_pods(sender.ifindex) {
+    if target.address.is_own(sender.ifindex) {
         return Reason::AllowedByPolicy;
     }
     if endpoint.egress_class == NOT_ISOLATED {

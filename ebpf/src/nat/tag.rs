@@ -13,7 +13,7 @@ use postern_common::service::{
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::context::claim::PLACES;
 use crate::family::Address;
 use crate::flow::sockets;
@@ -36,18 +36,18 @@ pub fn tag(ctx: &TcContext, tag: u16) {
     unsafe { (*ctx.skb.skb).tc_index = u32::from(tag) };
 }
 
-/// The slot of the scene's packet: the next one of this CPU and family.
+/// The slot of the packet: the next one of this CPU and family.
 #[inline(always)]
-fn next_slot<A: Address>(scene: &mut Scene<A>) -> u32 {
+fn next_slot<A: Address>(context: &mut Context<A>) -> u32 {
     let slots = config::crossings_per_cpu();
     // SAFETY: the helper takes nothing.
     let first = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(slots);
     let mut next = || {
-        scene.crossings = scene.crossings.wrapping_add(1);
+        context.crossings = context.crossings.wrapping_add(1);
         // Each family counts for itself: one takes the even numbers, the other the odd ones. So does each place, where there are several.
-        let mut number = scene.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
+        let mut number = context.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
         if config::realtime() {
-            number = number.wrapping_mul(PLACES) | scene.place;
+            number = number.wrapping_mul(PLACES) | context.place;
         }
         first.wrapping_add(number & (slots - 1)) % CROSSINGS
     };
@@ -62,27 +62,27 @@ pub fn of_known() -> u32 {
     if config::recheck() { 0 } else { KEPT }
 }
 
-/// Saves where the scene's packet goes, and puts the number of its slot into `skb->tc_index`, for the netfilter program behind the
+/// Saves where the packet goes, and puts the number of its slot into `skb->tc_index`, for the netfilter program behind the
 /// choice of a backend to match.
 ///
 /// A function of its own, for its stack.
 #[inline(never)]
-pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
-    scene.take_sides::<EGRESS>();
-    let slot = next_slot(scene);
+pub fn cross<A: Address>(ctx: &TcContext, context: &mut Context<A>, flags: u32) {
+    context.take_sides::<EGRESS>();
+    let slot = next_slot(context);
     let Some(crossing) = maps::CROSSINGS.get_ptr_mut(slot) else {
         // Every array has its elements.
         return;
     };
     let noted = Crossing {
-        ifindex: scene.ifindex,
+        ifindex: context.ifindex,
         flags,
-        pod: scene.pod.0.widen(),
-        peer: scene.peer.0.widen(),
-        pod_port: scene.pod.1,
-        peer_port: scene.peer.1,
-        protocol: A::FAMILY | u32::from(scene.packet.protocol),
-        content: content(ctx, scene),
+        pod: context.pod.0.widen(),
+        peer: context.peer.0.widen(),
+        pod_port: context.pod.1,
+        peer_port: context.peer.1,
+        protocol: A::FAMILY | u32::from(context.packet.protocol),
+        content: content(ctx, context),
     };
     // SAFETY: it is an element of the map. Another CPU that reads it for an older packet finds at worst what is not of its packet, and
     // drops that.
@@ -92,8 +92,8 @@ pub fn cross<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u32) {
 
 /// See [`Crossing::content`]. What is put together on its way may say more there.
 #[inline(always)]
-fn content<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u64 {
-    let packet = &scene.packet;
+fn content<A: Address>(ctx: &TcContext, context: &Context<A>) -> u64 {
+    let packet = &context.packet;
     let at = packet.transport.body + content_at(packet.protocol) as usize;
     if packet.fragment != Fragment::Whole || at > MAX_CONTENT || at + size_of::<u64>() > packet.end {
         return 0;
@@ -104,13 +104,13 @@ fn content<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> u64 {
 /// Far behind where any transport header begins.
 const MAX_CONTENT: usize = 0xfff;
 
-/// Makes the scene's question one about where the packets of the scene's flow went when last seen, if that is known.
+/// Makes the context's question one about where the packets of the packet's flow went when last seen, if that is known.
 #[inline(always)]
-pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
-    if scene.flow.backend_port != 0 {
-        scene.question.peer = A::narrow(scene.flow.backend);
-        scene.question.port = scene.flow.backend_port;
-        scene.question.resolved = true;
+pub fn ask_about_backend<A: Address>(context: &mut Context<A>) {
+    if context.flow.backend_port != 0 {
+        context.question.peer = A::narrow(context.flow.backend);
+        context.question.port = context.flow.backend_port;
+        context.question.resolved = true;
     }
 }
 
@@ -120,27 +120,27 @@ pub fn ask_about_backend<A: Address>(scene: &mut Scene<A>) {
 /// until it is allowed.) What the pod sends is left to the judgement behind the choice, where there is any: a flow that ended on the
 /// node and is denied today is not looked at there.
 #[inline(always)]
-pub fn is_allowed_still<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, reason: Reason) -> bool {
+pub fn is_allowed_still<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> bool {
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
     // What a pod sends carries its own socket.
-    let is_nodes = scene.direction == INGRESS && sockets::sent(ctx);
-    if !reason.drops() && (!is_unknown || is_nodes) {
-        scene.flow.generation = scene.generation;
-        scene.flow.flags &= !DENIED;
+    let is_from_node = context.direction == INGRESS && sockets::sent(ctx);
+    if !reason.drops() && (!is_unknown || is_from_node) {
+        context.flow.generation = context.generation;
+        context.flow.flags &= !DENIED;
         return true;
     }
-    scene.direction == EGRESS && (is_unknown || scene.question.resolved)
+    context.direction == EGRESS && (is_unknown || context.question.resolved)
 }
 
 /// Whether a packet that policy, asked just now, does not let in is the pod's own: its node sends on, in its own name, what the pod
 /// sent to a Service a moment ago. It came to the node by the pod's own veth, or by the bridge that this is a port of; what a bridge
 /// passes on of another pod, which may know what to write into it, came by that pod's.
 #[inline(always)]
-pub fn is_hairpin<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
+pub fn is_hairpin<A: Address>(ctx: &TcContext, context: &Context<A>) -> bool {
     // SAFETY: the context of a running program is valid.
     let iif = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    scene.is_peer_node && is_way_back(iif, scene.ifindex, &scene.endpoint) && was_sent(ctx, scene)
+    context.is_peer_node && is_way_back(iif, context.ifindex, &context.endpoint) && was_sent(ctx, context)
 }
 
 /// Whether a packet that came to the node by an interface may be one that comes back to the pod of a veth.
@@ -149,16 +149,16 @@ pub fn is_way_back(iif: u32, veth: u32, endpoint: &Endpoint) -> bool {
     iif == veth || iif != 0 && iif == endpoint.master
 }
 
-/// Whether the pod sent the scene's packet to a Service just now.
+/// Whether the pod sent the packet to a Service just now.
 #[inline(never)]
-fn was_sent<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    let protocol = scene.packet.protocol;
-    let at = scene.packet.transport.body;
-    let end = scene.packet.end;
+fn was_sent<A: Address>(ctx: &TcContext, context: &Context<A>) -> bool {
+    let protocol = context.packet.protocol;
+    let at = context.packet.transport.body;
+    let end = context.packet.end;
     let digest =
         digest(protocol, end.wrapping_sub(at) as u32, |offset| ctx.load::<u32>(at + offset as usize).ok());
     let Some(digest) = digest else { return false };
-    is_noted(scene.ifindex, digest, scene.pod.1, A::FAMILY as u16 | u16::from(protocol))
+    is_noted(context.ifindex, digest, context.pod.1, A::FAMILY as u16 | u16::from(protocol))
 }
 
 /// Whether a packet on its way back to who sent it was noted a moment ago.

@@ -36,7 +36,7 @@ pub fn judge(ctx: &TcContext) -> i32 {
     if tag == NOTHING_NOTED || tag == UNTAGGED && skb.iif() == 0 {
         return TC_ACT_UNSPEC;
     }
-    // SAFETY: the context is the running program's.
+    // SAFETY: `ctx` is the running program's.
     let verdict = unsafe {
         match (u16::from_be((*skb.0).protocol as u16), skb.version()) {
             (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => global::post_nat4(skb.0),
@@ -56,7 +56,7 @@ impl EgressSkb {
     ///
     /// # Safety
     ///
-    /// The context must be that of the running program.
+    /// The `skb` must be the running program's.
     #[must_use]
     #[inline(always)]
     pub unsafe fn of(skb: *mut __sk_buff) -> Self {
@@ -112,7 +112,7 @@ impl Routed for EgressSkb {
     fn read<T: Copy + Default>(self, offset: u32) -> Option<T> {
         let mut value = T::default();
         let (to, size) = ((&raw mut value).cast::<c_void>(), size_of::<T>() as u32);
-        // SAFETY: the context is the running program's, and the helper writes a `T`, which is valid for any bytes.
+        // SAFETY: `ctx` is the running program's, and the helper writes a `T`, which is valid for any bytes.
         let read = unsafe { bpf_skb_load_bytes_relative(self.0.cast(), offset, to, size, BPF_HDR_START_NET) };
         (read == 0).then_some(value)
     }

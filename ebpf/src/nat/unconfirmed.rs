@@ -28,7 +28,7 @@ use crate::policy::query::of_classes;
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[inline(always)]
 pub unsafe fn judge<A: Address>(context: *const NetfilterContext) -> u32 {
     // SAFETY: the caller's.
@@ -86,7 +86,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
         return None;
     }
     let reason = verdict(&start, class);
-    let is_syn = transport.starts && protocol == IPPROTO_TCP;
+    let is_syn = transport.opens && protocol == IPPROTO_TCP;
     // (7)
     if !reason.drops() || transport.flow && !is_syn && is_known(&start) {
         return None;
@@ -99,7 +99,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
         return Some(reason);
     }
     if class.flags & LOCAL_NODE != 0 && may_be_hairpin(skb, at, &start)
-        || transport.goes_on && may_be_older(&start, class)
+        || transport.midstream && may_be_older(&start, class)
     {
         return None;
     }
@@ -121,7 +121,7 @@ fn receiver<A: Address>(out: u32, destination: A, endpoint: &mut Endpoint) -> Op
 #[inline(always)]
 fn of_peer<A: Address>(start: &Start<A>) -> Peer {
     let (peer, epoch) = (start.peer.0, start.endpoint.epoch);
-    peer.listed_peer(epoch).or_else(|| peer.contained_peer(epoch)).unwrap_or_default()
+    peer.peer_exact(epoch).or_else(|| peer.peer_lpm(epoch)).unwrap_or_default()
 }
 
 /// What policy says of what comes in.

@@ -62,7 +62,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
     }
     if length > size_of::<Header>() {
         let (options, length) = (start + size_of::<Header>(), length - size_of::<Header>());
-        // SAFETY: the context is the running program's.
+        // SAFETY: `ctx` is the running program's.
         match unsafe {
             global::walk_options(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
         } {

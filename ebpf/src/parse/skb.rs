@@ -20,7 +20,7 @@ pub struct NetfilterContext {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[expect(clippy::cast_ptr_alignment, reason = "the kernel's own structs, by its own offsets")]
 #[inline(always)]
 pub unsafe fn out(context: *const NetfilterContext) -> u32 {
@@ -74,7 +74,7 @@ impl Skb {
     ///
     /// # Safety
     ///
-    /// The context must be that of the running program.
+    /// The `skb` must be the running program's.
     #[inline(always)]
     pub unsafe fn of(context: *const NetfilterContext) -> Self {
         // SAFETY: the caller's.

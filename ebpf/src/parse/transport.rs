@@ -144,9 +144,9 @@ pub fn of_skb(skb: impl Routed, offset: u32, protocol: u8) -> Option<Transport> 
 #[inline(always)]
 fn tcp(flags: u8, transport: &mut Transport) {
     // No host starts a connection with a RST.
-    transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
+    transport.opens = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
     transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
-    transport.goes_on = flags & TCP_SYN == 0;
+    transport.midstream = flags & TCP_SYN == 0;
     transport.finishes = flags & TCP_FIN != 0;
     transport.resets = flags & TCP_RST != 0;
 }
@@ -156,7 +156,7 @@ fn tcp(flags: u8, transport: &mut Transport) {
 fn message(protocol: u8, identifier: u16, transport: &mut Transport) {
     match (protocol, transport.kind) {
         (IPPROTO_ICMP, ICMP_ECHO) | (IPPROTO_ICMPV6, ICMPV6_ECHO) => {
-            transport.starts = true;
+            transport.opens = true;
             echo(identifier, transport);
         }
         (IPPROTO_ICMP, ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO_REPLY) => {

@@ -6,7 +6,7 @@ use postern_common::conntrack::{FROM_NODE, NODE, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED};
 
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::parse::frame;
 use crate::policy::cache;
@@ -43,27 +43,27 @@ pub fn came_in(ctx: &TcContext) -> bool {
 /// Whether a packet that belongs to a flow by its addresses and ports is none of it: the flow is with the node or a Service, and the
 /// packet is addressed to somebody else, or a process of the node started the flow, and the packet comes from elsewhere.
 #[inline(always)]
-pub fn is_astray<A: Address>(ctx: &TcContext, scene: &Scene<A>, flags: u8, direction: u8) -> bool {
+pub fn is_astray<A: Address>(ctx: &TcContext, context: &Context<A>, flags: u8, direction: u8) -> bool {
     if direction == EGRESS {
-        return scene.astray && flags & (SERVICE | NODE) != 0;
+        return context.astray && flags & (SERVICE | NODE) != 0;
     }
     flags & FROM_NODE != 0 && came_in(ctx)
 }
 
 /// The same, for flows that need not be judged, of which nothing else is known.
 #[inline(always)]
-pub fn leaves_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u8, direction: u8) -> bool {
+pub fn leaves_flow<A: Address>(ctx: &TcContext, context: &mut Context<A>, flags: u8, direction: u8) -> bool {
     if direction == EGRESS {
-        return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, scene);
+        return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, context);
     }
-    is_astray(ctx, scene, flags, direction)
+    is_astray(ctx, context, flags, direction)
 }
 
 /// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.
 #[inline(never)]
-fn strays_from_veth<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+fn strays_from_veth<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> bool {
     // Without an endpoint, nothing passes.
-    !cache::take_endpoint(scene) || strays(ctx, &scene.endpoint, EGRESS)
+    !cache::take_endpoint(context) || strays(ctx, &context.endpoint, EGRESS)
 }
 
 #[inline(always)]

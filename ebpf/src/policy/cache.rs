@@ -13,25 +13,25 @@ use core::ptr::{read_volatile, write_volatile};
 use postern_common::endpoint::Endpoint;
 
 use crate::config;
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::global;
 use crate::hash;
 use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
 use crate::opaque::opaque;
-use crate::policy::query::{Answer, Inquiry};
+use crate::policy::query::{CacheKey, CachedVerdict};
 use crate::seqcount;
 
 /// Veths whose endpoints, and addresses of either family, are kept on each CPU.
-pub const VETHS_KEPT: u32 = 1 << 8;
+pub const VETHS_CACHED: u32 = 1 << 8;
 
 /// Answers of policy that are kept on each CPU.
-pub const ANSWERS_KEPT: u32 = 1 << 10;
+pub const VERDICTS_CACHED: u32 = 1 << 10;
 
 /// A key, and what was found under it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Kept<const WORDS: usize, V> {
+pub struct CacheEntry<const WORDS: usize, V> {
     /// One more than the count of changes, which was even: never zero, which is what stands in memory that nobody has written yet.
     stamp: u64,
     key: [u64; WORDS],
@@ -40,8 +40,8 @@ pub struct Kept<const WORDS: usize, V> {
 
 /// What stands under a key, by heart or else by looking it up.
 #[inline(always)]
-fn recall<const WORDS: usize, V: Copy>(
-    place: Option<*mut Kept<WORDS, V>>,
+fn cached<const WORDS: usize, V: Copy>(
+    place: Option<*mut CacheEntry<WORDS, V>>,
     key: &[u64; WORDS],
     look_up: impl FnOnce() -> Option<V>,
 ) -> Option<V> {
@@ -51,7 +51,7 @@ fn recall<const WORDS: usize, V: Copy>(
     let changes = if config::realtime() { 1 } else { seqcount::changes() };
     // SAFETY: an element of a per-CPU array, and nobody else uses it meanwhile (see the module head).
     unsafe {
-        if is_under(place, changes + 1, key) {
+        if holds(place, changes + 1, key) {
             return Some(read_volatile(&raw const (*place).value));
         }
     }
@@ -80,8 +80,8 @@ fn recall<const WORDS: usize, V: Copy>(
 ///
 /// The pointer must be readable.
 #[inline(always)]
-unsafe fn is_under<const WORDS: usize, V>(
-    place: *const Kept<WORDS, V>,
+unsafe fn holds<const WORDS: usize, V>(
+    place: *const CacheEntry<WORDS, V>,
     stamp: u64,
     key: &[u64; WORDS],
 ) -> bool {
@@ -97,10 +97,10 @@ unsafe fn is_under<const WORDS: usize, V>(
     }
 }
 
-/// What the agent says of the scene's veth: from now on, the scene says it too. Whether there is anything.
+/// What the agent says of the packet's veth: from now on, the context says it too. Whether there is anything.
 #[inline(always)]
-pub fn take_endpoint<A: Address>(scene: &mut Scene<A>) -> bool {
-    endpoint(scene.ifindex, &mut scene.endpoint)
+pub fn take_endpoint<A: Address>(context: &mut Context<A>) -> bool {
+    endpoint(context.ifindex, &mut context.endpoint)
 }
 
 /// Reads what the agent says of a veth. Whether there is anything; where there is not, what was there stays. Checked apart by the verifier.
@@ -113,8 +113,8 @@ pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 /// What [`endpoint`] does.
 #[inline(always)]
 pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
-    let place = VETHS.get_ptr_mut(ifindex % VETHS_KEPT);
-    let found = recall(place, &[u64::from(ifindex)], || seqcount::read(|| ENDPOINTS.get_ptr(ifindex)));
+    let place = VETHS.get_ptr_mut(ifindex % VETHS_CACHED);
+    let found = cached(place, &[u64::from(ifindex)], || seqcount::read(|| ENDPOINTS.get_ptr(ifindex)));
     if let Some(found) = found {
         *endpoint = found;
     }
@@ -123,24 +123,24 @@ pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 
 /// Whether an address is one of a pod's own. Checked apart by the verifier.
 #[inline(always)]
-pub fn is_pods<A: Address>(address: A, ifindex: u32) -> bool {
+pub fn is_own<A: Address>(address: A, ifindex: u32) -> bool {
     A::is_known_as_pods(&address, ifindex)
 }
 
-/// What [`is_pods`] does.
+/// What [`is_own`] does.
 #[inline(always)]
 pub fn look_for_pods<A: Address>(address: A, ifindex: u32) -> bool {
     let family = u32::from(A::FAMILY != 0);
-    let place = OWN_ADDRESSES.get_ptr_mut(ifindex % VETHS_KEPT * 2 + family);
+    let place = OWN_ADDRESSES.get_ptr_mut(ifindex % VETHS_CACHED * 2 + family);
     let [first, second] = address.widen();
     let key = [first, second, u64::from(ifindex) << 32 | u64::from(family)];
-    recall(place, &key, || address.is_pods(ifindex).then_some(1)).is_some()
+    cached(place, &key, || address.is_own(ifindex).then_some(1)).is_some()
 }
 
 /// What the tables answer, by heart or else by asking them.
 #[inline(always)]
-pub fn answer(inquiry: &Inquiry, look_up: impl FnOnce() -> Answer) -> Option<Answer> {
-    let [peer, rest_of_peer, classes, port] = inquiry;
+pub fn answer(key: &CacheKey, look_up: impl FnOnce() -> CachedVerdict) -> Option<CachedVerdict> {
+    let [peer, rest_of_peer, classes, port] = key;
     let hash = hash::mix(hash::mix(classes ^ port, u64::from_be(*rest_of_peer)), u64::from_be(*peer));
-    recall(ANSWERS.get_ptr_mut(hash as u32 % ANSWERS_KEPT), inquiry, || Some(look_up()))
+    cached(ANSWERS.get_ptr_mut(hash as u32 % VERDICTS_CACHED), key, || Some(look_up()))
 }

@@ -11,7 +11,7 @@ use postern_common::verdict::{
 };
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::context::Scene;
+use crate::context::Context;
 use crate::family::Address;
 use crate::flow::sockets;
 use crate::global;
@@ -36,7 +36,7 @@ pub struct Question<A> {
     pub resolved: bool,
 }
 
-/// Judges a new flow of one direction, as the scene's question has it, by policy alone, without regard to what was allowed before.
+/// Judges a new flow of one direction, as the context's question has it, by policy alone, without regard to what was allowed before.
 ///
 /// 1. A tunnel that the pod's own node takes apart: dropped.
 /// 2. A direction that no policy isolates: allowed.
@@ -46,49 +46,49 @@ pub struct Question<A> {
 ///    ([`sockets::sent`]).
 /// 5. The verdict of the pod's class and the peer's.
 ///
-/// The scene says then whether the packet may end elsewhere.
+/// The context says then whether the packet may end elsewhere.
 ///
 /// Checked apart by the verifier, since it is asked at several places.
 #[inline(always)]
-pub fn judge<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    // SAFETY: the context is the running program's, and nobody else has the scene; a reason's number comes back, here and below.
-    unsafe { Reason::of(A::call(Stage::Judge, ctx.skb.skb, scene)) }
+pub fn judge<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
+    // SAFETY: `ctx` is the running program's, and nobody else has the context; a reason's number comes back, here and below.
+    unsafe { Reason::of(A::call(Stage::Judge, ctx.skb.skb, context)) }
 }
 
 /// What [`judge`] does.
 #[inline(always)]
-pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let endpoint = &scene.endpoint;
-    let Question { direction, protocol, port, resolved, .. } = scene.question;
+pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
+    let endpoint = &context.endpoint;
+    let Question { direction, protocol, port, resolved, .. } = context.question;
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
-    (scene.is_peer_node, scene.is_from_node, scene.flowless) = (false, false, false);
+    (context.is_peer_node, context.is_from_node, context.flowless) = (false, false, false);
     // Unless it comes from where a tunnel may end.
-    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::look_up(protocol, scene.peer.1) {
+    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::look_up(protocol, context.peer.1) {
         return Reason::NotIsolated;
     }
     let frontends = direction == EGRESS && !resolved && has_ports(protocol);
-    let [first, second] = scene.question.peer.widen();
-    scene.inquiry = [
+    let [first, second] = context.question.peer.widen();
+    context.cache_key = [
         first,
         second,
         u64::from(subject) << 32 | u64::from(endpoint.epoch),
         (u64::from(A::FAMILY) | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
     ];
-    let Some(answer) = cache::answer(&scene.inquiry, || look_up(scene, subject, frontends)) else {
+    let Some(answer) = cache::answer(&context.cache_key, || look_up(context, subject, frontends)) else {
         // Every array has its elements.
         return Reason::DeniedByPolicy;
     };
-    scene.is_peer_node = answer.flags & IS_NODE != 0;
-    let is_outgoing = scene.direction == EGRESS;
+    context.is_peer_node = answer.flags & IS_NODE != 0;
+    let is_outgoing = context.direction == EGRESS;
     // What the pod sends does not tell who sent what it gets.
-    let may_be_node = if direction == EGRESS { !scene.astray } else { is_outgoing || sockets::sent(ctx) };
-    let is_node = scene.is_peer_node && may_be_node;
+    let may_be_node = if direction == EGRESS { !context.astray } else { is_outgoing || sockets::sent(ctx) };
+    let is_node = context.is_peer_node && may_be_node;
     let is_behind_nat = answer.class == BEHIND_NAT;
-    scene.service = direction == EGRESS && !scene.astray && (is_node || is_behind_nat);
-    scene.flowless = direction == EGRESS && scene.astray && (scene.is_peer_node || is_behind_nat);
-    if is_tunnel(scene) {
+    context.service = direction == EGRESS && !context.astray && (is_node || is_behind_nat);
+    context.flowless = direction == EGRESS && context.astray && (context.is_peer_node || is_behind_nat);
+    if is_tunnel(context) {
         // What the pod gets from where a tunnel ends is not of the tunnel, and its answers would be.
-        scene.flowless = true;
+        context.flowless = true;
         if direction == EGRESS {
             return Reason::Tunnel;
         }
@@ -97,14 +97,14 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
         return Reason::NotIsolated;
     }
     if is_node {
-        scene.is_from_node = direction == INGRESS && !is_outgoing;
+        context.is_from_node = direction == INGRESS && !is_outgoing;
         return Reason::Node;
     }
     if subject == QUARANTINE {
         return Reason::Quarantined;
     }
     if is_behind_nat {
-        let is_judged = !scene.astray && STATE.get(0).is_some_and(|state| state.behind_nat != 0);
+        let is_judged = !context.astray && STATE.get(0).is_some_and(|state| state.behind_nat != 0);
         return if is_judged { Reason::Service } else { Reason::DeniedByPolicy };
     }
     if answer.flags & IS_ALLOWED != 0 { Reason::AllowedByPolicy } else { Reason::DeniedByPolicy }
@@ -112,20 +112,20 @@ pub fn decide<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
 
 /// Whether what the question is about goes to where a tunnel of the node ends, or comes from there.
 #[inline(never)]
-fn is_tunnel<A: Address>(scene: &Scene<A>) -> bool {
-    let Question { direction, peer, protocol, port, .. } = scene.question;
-    let end = if direction == EGRESS { port } else { scene.peer.1 };
-    (scene.is_peer_node || peer.is_many()) && tunnel::may_be(protocol, end)
+fn is_tunnel<A: Address>(context: &Context<A>) -> bool {
+    let Question { direction, peer, protocol, port, .. } = context.question;
+    let end = if direction == EGRESS { port } else { context.peer.1 };
+    (context.is_peer_node || peer.is_group()) && tunnel::may_be(protocol, end)
 }
 
 /// What the tables are asked, in full: the peer's address, the classes' epoch and the subject's class, port, protocol, and whether the
 /// peer may be a frontend.
-pub type Inquiry = [u64; 4];
+pub type CacheKey = [u64; 4];
 
 /// What they say.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Answer {
+pub struct CachedVerdict {
     /// Class of the frontend, or else of the peer.
     pub class: u32,
     /// [`IS_NODE`], [`IS_ALLOWED`], or both.
@@ -139,14 +139,14 @@ const IS_ALLOWED: u32 = 2;
 
 /// Asks the tables. A function of its own for each, for their stack.
 #[inline(never)]
-fn look_up<A: Address>(scene: &Scene<A>, subject: u32, frontends: bool) -> Answer {
-    let frontend = if frontends { frontend_class(scene) } else { NONE };
+fn look_up<A: Address>(context: &Context<A>, subject: u32, frontends: bool) -> CachedVerdict {
+    let frontend = if frontends { frontend_class(context) } else { NONE };
     let peer = if frontend == NONE {
-        listed(scene).or_else(|| contained(scene)).unwrap_or_default()
+        listed(context).or_else(|| contained(context)).unwrap_or_default()
     } else {
         Peer { class: frontend, flags: 0 }
     };
-    let Question { protocol, port, .. } = scene.question;
+    let Question { protocol, port, .. } = context.question;
     let mut flags = 0;
     if peer.flags & LOCAL_NODE != 0 {
         flags |= IS_NODE;
@@ -154,7 +154,7 @@ fn look_up<A: Address>(scene: &Scene<A>, subject: u32, frontends: bool) -> Answe
     if of_classes(VerdictKey { subject, peer: peer.class }, protocol, port) == Reason::AllowedByPolicy {
         flags |= IS_ALLOWED;
     }
-    Answer { class: peer.class, flags }
+    CachedVerdict { class: peer.class, flags }
 }
 
 /// In place of a frontend's class: there is none.
@@ -162,28 +162,28 @@ const NONE: u32 = u32::MAX - 1;
 
 /// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
 #[inline(never)]
-fn frontend_class<A: Address>(scene: &Scene<A>) -> u32 {
-    let Question { protocol, port, .. } = scene.question;
-    let frontend = scene.question.peer.frontend(scene.endpoint.epoch, protocol, port);
+fn frontend_class<A: Address>(context: &Context<A>) -> u32 {
+    let Question { protocol, port, .. } = context.question;
+    let frontend = context.question.peer.frontend(context.endpoint.epoch, protocol, port);
     frontend.map_or(NONE, |frontend| frontend.class)
 }
 
 /// Whether the peer in question is a frontend whose backend is chosen on this node.
 #[inline(always)]
-pub fn is_behind_nat<A: Address>(scene: &Scene<A>) -> bool {
-    has_ports(scene.question.protocol) && frontend_class(scene) == BEHIND_NAT
+pub fn is_behind_nat<A: Address>(context: &Context<A>) -> bool {
+    has_ports(context.question.protocol) && frontend_class(context) == BEHIND_NAT
 }
 
 /// The peer in question, by an entry of its own.
 #[inline(never)]
-fn listed<A: Address>(scene: &Scene<A>) -> Option<Peer> {
-    scene.question.peer.listed_peer(scene.endpoint.epoch)
+fn listed<A: Address>(context: &Context<A>) -> Option<Peer> {
+    context.question.peer.peer_exact(context.endpoint.epoch)
 }
 
 /// The peer in question, by the longest CIDR that holds it.
 #[inline(never)]
-fn contained<A: Address>(scene: &Scene<A>) -> Option<Peer> {
-    scene.question.peer.contained_peer(scene.endpoint.epoch)
+fn contained<A: Address>(context: &Context<A>) -> Option<Peer> {
+    context.question.peer.peer_lpm(context.endpoint.epoch)
 }
 
 /// What policy says of a port, between two classes. Checked apart by the verifier.
