@@ -6,16 +6,16 @@ use postern_common::reason::Reason;
 use postern_common::service::UNTAGGED;
 use postern_common::state::State;
 
-use crate::context::claim;
-use crate::context::{Context, ifindex, readable};
+use crate::address::Address;
+use crate::context::{self, Context, claim, ifindex, readable};
 use crate::count::conclude;
-use crate::family::Address;
+use crate::family::Family;
 use crate::maps::STATE;
 use crate::nat::tag;
 use crate::parse::frame::{self, Unreadable};
-use crate::parse::{self, Packet, ethertype};
-use crate::policy::cache;
-use crate::policy::tunnel;
+use crate::parse::{self, Headers, Packet, ethertype};
+use crate::policy::{cache, tunnel};
+use crate::tables::Tables;
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -51,8 +51,8 @@ fn reason(ctx: &TcContext, place: u32) -> Reason {
 }
 
 #[inline(always)]
-fn fast_path<A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
-    let Some(context) = A::context(place) else {
+fn fast_path<A: Family>(ctx: &TcContext, start: usize, place: u32) -> Reason {
+    let Some(context) = context::at::<A>(place) else {
         // Every array has its elements.
         return Reason::Spoofed;
     };
@@ -71,7 +71,7 @@ fn fast_path<A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
 
 /// Whether a packet goes into a tunnel that the pod's own node takes apart: whoever stands inside sends it then.
 #[inline(never)]
-fn is_tunnel<A: Address>(context: &Context<A>) -> bool {
+fn is_tunnel<A: Family>(context: &Context<A>) -> bool {
     let Packet { destination, protocol, transport, .. } = context.packet;
     if context.readable != readable::YES || !tunnel::may_be(protocol, transport.destination_port) {
         return false;
@@ -85,12 +85,12 @@ fn is_tunnel<A: Address>(context: &Context<A>) -> bool {
 
 /// Whether an IP packet is from another's address, or tells the link what only another may.
 #[inline(never)]
-pub fn is_spoofed<A: Address>(ctx: &TcContext, context: &Context<A>) -> bool {
+pub fn is_spoofed<A: Family>(ctx: &TcContext, context: &Context<A>) -> bool {
     let Context { packet, ifindex, .. } = context;
     if !packet.source.is_unspecified_or_link_local() && !cache::is_own(packet.source, *ifindex) {
         return true;
     }
-    if !A::may_be_link(packet) {
+    if !A::may_be_neighbour_discovery(packet) {
         return false;
     }
     match packet.transport.kind {

@@ -5,23 +5,21 @@ pub mod claim;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{FROM_NODE, Flow, Identity, NODE, Row, SERVICE};
 use postern_common::direction::EGRESS;
-use postern_common::endpoint::{Endpoint, GUARDED};
-use postern_common::reason::Reason;
+use postern_common::endpoint::Endpoint;
 use postern_common::state::State;
 
 use crate::config;
-use crate::family::Address;
-use crate::maps::STATE;
+use crate::family::{self, Family};
+use crate::maps::{SCENES4, SCENES6, STATE};
 use crate::opaque::opaque;
 use crate::parse::Packet;
 use crate::parse::frame::{self, Unreadable};
-use crate::policy::cache;
-use crate::policy::query::{self, CacheKey, Question};
+use crate::policy::query::{CacheKey, Question};
 
 /// A packet, and everything that it is judged by other than policy.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Context<A: Address> {
+pub struct Context<A: Family> {
     /// Nanoseconds by the kernel's ticks, see [`config::now`].
     pub now: u64,
     /// Policy generation, read before any table: a flow judged by tables of which some were newer is judged again.
@@ -113,7 +111,7 @@ pub mod readable {
     pub const SOURCE_ROUTED: u8 = 2;
 }
 
-impl<A: Address> Context<A> {
+impl<A: Family> Context<A> {
     /// Begins with a packet whose IP header is at a byte offset of the frame.
     #[inline(always)]
     pub fn set<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
@@ -188,30 +186,15 @@ impl<A: Address> Context<A> {
         let service = if self.service { SERVICE } else { 0 };
         service | if self.is_peer_node { NODE } else { 0 } | if self.is_from_node { FROM_NODE } else { 0 }
     }
+}
 
-    /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and
-    /// their answers do not come from here.
-    #[inline(always)]
-    pub fn is_for_another(&self) -> bool {
-        self.endpoint.flags & GUARDED != 0
-            && !self.pod.0.is_unspecified_or_link_local()
-            && !cache::is_own(self.pod.0, self.ifindex)
-    }
-
-    /// What policy says of this packet's flow, started in a direction.
-    #[inline(always)]
-    pub fn judge(&mut self, ctx: &TcContext, direction: u8) -> Reason {
-        self.ask(direction);
-        query::judge(ctx, self)
-    }
-
-    /// Asks whether policy allows this packet's flow, started in a direction.
-    #[inline(always)]
-    pub fn ask(&mut self, direction: u8) {
-        // A flow's port is that of the side that did not start it.
-        let port = if direction == EGRESS { self.peer.1 } else { self.pod.1 };
-        let protocol = self.packet.protocol;
-        self.question = Question { direction, peer: self.peer.0, protocol, port, resolved: false };
+/// One of this CPU's places for what is known of the packet at hand (see [`claim`]).
+#[inline(always)]
+pub fn at<A: Family>(place: u32) -> Option<*mut Context<A>> {
+    if family::is_ipv4::<A>() {
+        SCENES4.get_ptr_mut(place).map(<*mut Context<u32>>::cast)
+    } else {
+        SCENES6.get_ptr_mut(place).map(<*mut Context<[u32; 4]>>::cast)
     }
 }
 
@@ -230,7 +213,7 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
 /// A loop with one call, not two calls: the compiler would make a function of its own from the parser, and pointers
 /// into the packet may not be passed between functions.
 #[inline(always)]
-fn parse<A: Address>(ctx: &TcContext, start: usize, packet: &mut Packet<A>) -> Result<(), Unreadable> {
+fn parse<A: Family>(ctx: &TcContext, start: usize, packet: &mut Packet<A>) -> Result<(), Unreadable> {
     let mut tries = 0;
     loop {
         packet.clear();

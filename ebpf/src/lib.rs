@@ -25,6 +25,7 @@
     reason = "sizes and numbers of the packet path fit where they stand in keys"
 )]
 
+pub mod address;
 pub mod antispoof;
 pub mod atomic;
 pub mod config;
@@ -41,3 +42,4 @@ pub mod opaque;
 pub mod parse;
 pub mod policy;
 pub mod seqcount;
+pub mod tables;

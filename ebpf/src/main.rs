@@ -10,13 +10,9 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_ebpf::antispoof;
-use postern_ebpf::config;
-use postern_ebpf::filter;
-use postern_ebpf::nat::postrouting;
-use postern_ebpf::nat::tc_egress;
-use postern_ebpf::nat::unconfirmed;
+use postern_ebpf::nat::{postrouting, tc_egress, unconfirmed};
 use postern_ebpf::parse::skb::{NetfilterContext, Skb};
+use postern_ebpf::{antispoof, config, filter};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]

@@ -3,6 +3,7 @@
 mod arp;
 mod ethernet;
 pub mod frame;
+mod headers;
 mod ipv4;
 mod ipv6;
 mod link;
@@ -11,15 +12,9 @@ mod transport;
 
 pub use self::arp::sender as arp_sender;
 pub use self::ethernet::{Frame, ethertype, frame};
-pub use self::ipv4::{
-    options, parse as ipv4, quote as quote_ipv4, transport as transport_behind_ipv4, walk_options,
-};
-pub use self::ipv6::{
-    MAX_OFFSET, is_link_local, is_multicast, parse as ipv6, quote as quote_ipv6,
-    transport as transport_behind_ipv6,
-};
-pub use self::link::{is_link, may_be_link, may_be_link_message};
-pub use self::transport::of_skb as transport_of_skb;
+pub use self::headers::Headers;
+pub use self::link::may_be_link_control;
+pub use self::transport::{has_ports, of_skb as transport_of_skb};
 
 /// In place of the byte offset of a transport header: it is in an earlier fragment.
 pub const NO_HEADER: u32 = 0;

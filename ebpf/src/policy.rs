@@ -4,3 +4,4 @@ pub mod addressed;
 pub mod cache;
 pub mod query;
 pub mod tunnel;
+pub mod verdict;

@@ -6,8 +6,8 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::Flow;
 use postern_common::direction::INGRESS;
-use postern_ebpf::context::readable;
-use postern_ebpf::family::Address;
+use postern_ebpf::context::{self, readable};
+use postern_ebpf::family::Family;
 use postern_ebpf::parse::{self, Frame, ethertype};
 
 use crate::vary::VARY;
@@ -47,9 +47,9 @@ pub fn note(ctx: &TcContext) {
 }
 
 #[inline(always)]
-fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
+fn note_flow<A: Family>(ctx: &TcContext, start: usize) {
     if !is_found::<A>(ctx, start, Lookup::Flow)
-        && let Some(context) = A::context(0)
+        && let Some(context) = context::at::<A>(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
         let key = unsafe { &raw const (*context).key };
@@ -59,8 +59,8 @@ fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
 }
 
 #[inline(always)]
-fn is_found<A: Address>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
-    let Some(context) = A::context(0) else { return false };
+fn is_found<A: Family>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
+    let Some(context) = context::at::<A>(0) else { return false };
     // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
     let context = unsafe { &mut *context };
     context.read::<INGRESS>(ctx, start);

@@ -14,12 +14,12 @@ use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use postern_common::conntrack::{DIRECTORY_ROWS, DIRECTORY_WAYS, DirectoryRow, RowKey};
 
 use crate::context::Context;
-use crate::family::Address;
+use crate::family::Family;
 use crate::opaque::opaque;
 
 /// Remembers the packet's flow as an established one. Says whether it could.
 #[inline(never)]
-pub fn establish<A: Address>(context: &mut Context<A>) -> bool {
+pub fn establish<A: Family>(context: &mut Context<A>) -> bool {
     // The lower bits are those of half-open rows.
     let number = (context.hash >> 32) as u32 & (DIRECTORY_ROWS - 1);
     let key = RowKey { ifindex: context.ifindex, number };
@@ -53,14 +53,14 @@ pub fn establish<A: Address>(context: &mut Context<A>) -> bool {
 
 /// Makes a row.
 #[inline(never)]
-fn make<A: Address>(context: &mut Context<A>, key: RowKey) -> Option<*mut DirectoryRow<A::FlowKey>> {
+fn make<A: Family>(context: &mut Context<A>, key: RowKey) -> Option<*mut DirectoryRow<A::FlowKey>> {
     A::make_directory_row(&key, context.empty_row());
     A::directory_row(&key)
 }
 
 /// Finds the way for the packet's flow, and whose it is: its own, else one that is free, else that of the flow that expires first.
 #[inline(always)]
-fn choose<A: Address>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
+fn choose<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
     if !has_way(context, row) {
         find_first(context, row);
     }
@@ -72,7 +72,7 @@ const NOWHERE: u32 = DIRECTORY_WAYS as u32;
 /// Finds the flow's own way, or one that is free. What was found is kept in memory, of which the verifier knows nothing: in a register,
 /// it would follow each way on its own.
 #[inline(never)]
-fn has_way<A: Address>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
+fn has_way<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
     let row = row.as_ptr();
     let found = &raw mut context.directory_way;
     // SAFETY: a field of the context, here and below.
@@ -106,7 +106,7 @@ fn has_way<A: Address>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::Fl
 
 /// Finds the flow that expires first, or one that is gone already.
 #[inline(never)]
-fn find_first<A: Address>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
+fn find_first<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
     let row = row.as_ptr();
     // SAFETY: a field of the context, here and below; in memory for the same reason.
     unsafe { (&raw mut context.first).write_volatile(u64::MAX) };
@@ -133,14 +133,14 @@ fn find_first<A: Address>(context: &mut Context<A>, row: NonNull<DirectoryRow<A:
 
 /// When the flow expires that is looked at. Zero: it is gone.
 #[inline(always)]
-fn expires<A: Address>(context: &Context<A>) -> u64 {
+fn expires<A: Family>(context: &Context<A>) -> u64 {
     // SAFETY: until this program ends, the memory stays a flow, if not this one.
     A::flow(&context.candidate).map_or(0, |flow| unsafe { read_volatile(&raw const (*flow).expires) })
 }
 
 /// Takes the way that was chosen, unless somebody else has by now.
 #[inline(never)]
-fn take<A: Address>(context: &Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
+fn take<A: Family>(context: &Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
     let row = row.as_ptr();
     let way = context.directory_way as usize & (DIRECTORY_WAYS - 1);
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
@@ -158,13 +158,13 @@ fn take<A: Address>(context: &Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>
 }
 
 /// Words of a key.
-const fn words<A: Address>() -> usize {
+const fn words<A: Family>() -> usize {
     size_of::<A::FlowKey>() / 4
 }
 
 /// A key's interface index, which stands first; zero where there is no key.
 #[inline(always)]
-fn first_word<A: Address>(key: *const A::FlowKey) -> u32 {
+fn first_word<A: Family>(key: *const A::FlowKey) -> u32 {
     // SAFETY: keys are words, and whoever calls has one. Volatile: another CPU may be writing.
     unsafe { read_volatile(key.cast::<u32>()) }
 }
@@ -175,7 +175,7 @@ fn first_word<A: Address>(key: *const A::FlowKey) -> u32 {
 ///
 /// The pointers must be readable.
 #[inline(always)]
-unsafe fn is_same<A: Address>(one: *const A::FlowKey, other: *const A::FlowKey) -> bool {
+unsafe fn is_same<A: Family>(one: *const A::FlowKey, other: *const A::FlowKey) -> bool {
     let (one, other) = (one.cast::<u32>(), other.cast::<u32>());
     let mut difference = 0;
     let mut word = 0;
@@ -194,7 +194,7 @@ unsafe fn is_same<A: Address>(one: *const A::FlowKey, other: *const A::FlowKey) 
 ///
 /// The pointers must be readable, and writable.
 #[inline(always)]
-unsafe fn copy<A: Address>(from: *const A::FlowKey, to: *mut A::FlowKey) {
+unsafe fn copy<A: Family>(from: *const A::FlowKey, to: *mut A::FlowKey) {
     let (from, to) = (from.cast::<u32>(), to.cast::<u32>());
     let mut word = 0;
     while word < words::<A>() {

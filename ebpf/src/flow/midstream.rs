@@ -1,18 +1,21 @@
 //! TCP connections in the middle of which the programs come, or whose flow was forgotten.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Flow, state};
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::MAX_ENDPOINTS;
 use postern_common::reason::Reason;
 
+use super::established;
+use super::sockets::{self, Connection};
 use crate::config;
 use crate::context::{Context, step};
-use crate::family::Address;
-use crate::flow::established;
-use crate::flow::sockets::{self, Connection};
+use crate::family::Family;
+use crate::global::{by_family, place_of, same};
 use crate::maps::ASKED;
 use crate::parse::Packet;
+use crate::policy::{addressed, query};
 
 /// What became of a connection that is older than the programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,24 +44,40 @@ pub struct Asked {
 ///
 /// Checked apart by the verifier.
 #[inline(always)]
-pub fn judge<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
+pub fn judge<A: Family>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
+    let place = place_of(context);
     // SAFETY: `ctx` is the running program's, and nobody else has the context.
-    match unsafe { A::pick_up(ctx.skb.skb, context, reason as u32) } {
+    match unsafe { pick_up(ctx.skb.skb, &raw mut *context, place, reason as u32) } {
         it if it == Midstream::Allowed as u32 => Midstream::Allowed,
         it if it == Midstream::Denied as u32 => Midstream::Denied,
         _ => Midstream::Unknown,
     }
 }
 
+by_family! {
+    /// [`decide`], which the verifier checks apart, with one of [`Reason`]'s numbers: one of [`Midstream`]'s.
+    unsafe fn pick_up[pick_up4, pick_up6]<A>(
+        skb: *mut __sk_buff,
+        context: *mut Context<A>,
+        place: u32,
+        reason: u32,
+    ) -> u32 {
+        // SAFETY: the caller's.
+        let (context, reason) = unsafe { (same(context, place), Reason::of(reason)) };
+        let ctx = TcContext::new(skb);
+        context.map_or(Midstream::Unknown, |context| decide(&ctx, context, reason)) as u32
+    }
+}
+
 /// What [`judge`] does.
 #[inline(always)]
-pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
+fn decide<A: Family>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> Midstream {
     let is_egress = context.direction == EGRESS;
     if context.endpoint.netns == 0 {
         return Midstream::Unknown;
     }
     let (service, is_from_node) = (context.service, context.is_from_node);
-    let other = context.judge(ctx, if is_egress { INGRESS } else { EGRESS });
+    let other = query::judge_flow(ctx, context, if is_egress { INGRESS } else { EGRESS });
     let to_service = if is_egress { service } else { context.service };
     (context.service, context.is_from_node) = (service, is_from_node);
     // What the pod sends carries its own socket: that does not tell who started this. It passes, since it goes to the node.
@@ -67,7 +86,7 @@ pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Rea
         return Midstream::Unknown;
     }
     let connection = sockets::connection(ctx, context);
-    if connection == Connection::Unknown || context.is_for_another() || context.flowless {
+    if connection == Connection::Unknown || addressed::is_for_another(context) || context.flowless {
         return Midstream::Unknown;
     }
     let (from_peer, from_pod) =
@@ -100,7 +119,7 @@ pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>, reason: Rea
 /// Whether the pod's sockets are asked about one more packet that its own direction does not allow. Whoever floods a pod with such packets
 /// makes them cost little more than others that are denied.
 #[inline(always)]
-fn may_ask<A: Address>(context: &Context<A>) -> bool {
+fn may_ask<A: Family>(context: &Context<A>) -> bool {
     let Some(asked) = ASKED.get_ptr_mut(context.ifindex % MAX_ENDPOINTS as u32) else {
         // Every array has its elements.
         return false;

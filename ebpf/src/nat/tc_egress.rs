@@ -22,8 +22,7 @@ use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use postern_common::service::{NOTHING_NOTED, UNTAGGED};
 
-use crate::global;
-use crate::nat::postrouting::DROP;
+use super::postrouting::{self, DROP};
 use crate::parse::ethertype;
 use crate::parse::skb::Routed;
 
@@ -39,30 +38,41 @@ pub fn judge(ctx: &TcContext) -> i32 {
     // SAFETY: `ctx` is the running program's.
     let verdict = unsafe {
         match (u16::from_be((*skb.0).protocol as u16), skb.version()) {
-            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => global::post_nat4(skb.0),
-            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => global::post_nat6(skb.0),
+            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => post_nat4(skb.0),
+            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => post_nat6(skb.0),
             _ => return TC_ACT_UNSPEC,
         }
     };
     if verdict == DROP { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
+/// [`postrouting::judge`] of an IPv4 packet, which the verifier checks apart.
+///
+/// # Safety
+///
+/// The `skb` must be the running program's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
+    postrouting::judge::<u32>(EgressSkb(skb))
+}
+
+/// The same of an IPv6 packet.
+///
+/// # Safety
+///
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn post_nat6(skb: *mut __sk_buff) -> u32 {
+    postrouting::judge::<[u32; 4]>(EgressSkb(skb))
+}
+
 /// A packet about to leave by a device.
 #[derive(Clone, Copy)]
-pub struct EgressSkb(*mut __sk_buff);
+struct EgressSkb(*mut __sk_buff);
 
 impl EgressSkb {
-    /// The packet of a program.
-    ///
-    /// # Safety
-    ///
-    /// The `skb` must be the running program's.
-    #[must_use]
-    #[inline(always)]
-    pub unsafe fn of(skb: *mut __sk_buff) -> Self {
-        Self(skb)
-    }
-
     /// The version that the IP header says, if there is one.
     #[inline(always)]
     fn version(self) -> u8 {

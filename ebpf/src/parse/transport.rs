@@ -68,6 +68,12 @@ const ICMPV6_ERRORS: RangeInclusive<u8> = 1..=4;
 const ICMPV6_ECHO: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
 
+/// Whether a protocol has ports, without which no frontend is of it.
+#[inline(always)]
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+}
+
 /// Parses the transport header at a byte offset of a frame whose packet ends at another.
 #[inline(always)]
 pub fn parse(

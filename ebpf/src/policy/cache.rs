@@ -12,15 +12,13 @@ use core::ptr::{read_volatile, write_volatile};
 
 use postern_common::endpoint::Endpoint;
 
-use crate::config;
+use super::query::{CacheKey, CachedVerdict};
 use crate::context::Context;
-use crate::family::Address;
-use crate::global;
-use crate::hash;
+use crate::family::Family;
+use crate::global::by_family;
 use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
 use crate::opaque::opaque;
-use crate::policy::query::{CacheKey, CachedVerdict};
-use crate::seqcount;
+use crate::{config, hash, seqcount};
 
 /// Veths whose endpoints, and addresses of either family, are kept on each CPU.
 pub const VETHS_CACHED: u32 = 1 << 8;
@@ -99,7 +97,7 @@ unsafe fn holds<const WORDS: usize, V>(
 
 /// What the agent says of the packet's veth: from now on, the context says it too. Whether there is anything.
 #[inline(always)]
-pub fn take_endpoint<A: Address>(context: &mut Context<A>) -> bool {
+pub fn take_endpoint<A: Family>(context: &mut Context<A>) -> bool {
     endpoint(context.ifindex, &mut context.endpoint)
 }
 
@@ -107,12 +105,24 @@ pub fn take_endpoint<A: Address>(context: &mut Context<A>) -> bool {
 #[inline(always)]
 pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     // SAFETY: it is one.
-    unsafe { global::recall_endpoint(ifindex, endpoint) != 0 }
+    unsafe { endpoint_apart(ifindex, endpoint) != 0 }
+}
+
+/// [`look_for_endpoint`], which the verifier checks apart: 1 where there is one.
+///
+/// # Safety
+///
+/// There must be memory for one, or it must be null.
+#[unsafe(export_name = "recall_endpoint")]
+#[inline(never)]
+unsafe extern "C" fn endpoint_apart(ifindex: u32, endpoint: *mut Endpoint) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { endpoint.as_mut() }.map_or(0, |endpoint| u32::from(look_for_endpoint(ifindex, endpoint)))
 }
 
 /// What [`endpoint`] does.
 #[inline(always)]
-pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
     let place = VETHS.get_ptr_mut(ifindex % VETHS_CACHED);
     let found = cached(place, &[u64::from(ifindex)], || seqcount::read(|| ENDPOINTS.get_ptr(ifindex)));
     if let Some(found) = found {
@@ -123,13 +133,22 @@ pub fn look_for_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
 
 /// Whether an address is one of a pod's own. Checked apart by the verifier.
 #[inline(always)]
-pub fn is_own<A: Address>(address: A, ifindex: u32) -> bool {
-    A::is_known_as_pods(&address, ifindex)
+pub fn is_own<A: Family>(address: A, ifindex: u32) -> bool {
+    // SAFETY: it is an address.
+    unsafe { is_own_apart(&raw const address, ifindex) != 0 }
+}
+
+by_family! {
+    /// [`look_for_pods`], which the verifier checks apart: 1 where it is one.
+    unsafe fn is_own_apart[is_own4, is_own6]<A>(address: *const A, ifindex: u32) -> u32 {
+        // SAFETY: the caller's.
+        unsafe { address.as_ref() }.map_or(0, |address| u32::from(look_for_pods(*address, ifindex)))
+    }
 }
 
 /// What [`is_own`] does.
 #[inline(always)]
-pub fn look_for_pods<A: Address>(address: A, ifindex: u32) -> bool {
+fn look_for_pods<A: Family>(address: A, ifindex: u32) -> bool {
     let family = u32::from(A::FAMILY != 0);
     let place = OWN_ADDRESSES.get_ptr_mut(ifindex % VETHS_CACHED * 2 + family);
     let [first, second] = address.widen();

@@ -6,20 +6,15 @@ use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
 use postern_common::peer::{LOCAL_NODE, Peer};
 use postern_common::reason::Reason;
 use postern_common::service::BEHIND_NAT;
-use postern_common::verdict::{
-    EVERY_SCTP, EVERY_TCP, EVERY_UDP, EVERYTHING, PortPageKey, SOME_PORTS, Verdict, VerdictKey, WHOLE_PAGES,
-};
-use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use postern_common::verdict::VerdictKey;
 
+use super::verdict::of_classes;
+use super::{addressed, cache, tunnel};
 use crate::context::Context;
-use crate::family::Address;
-use crate::flow::sockets;
-use crate::global;
-use crate::global::Stage;
-use crate::maps::{PORT_PAGES, STATE, VERDICTS};
-use crate::nat::tag::has_ports;
-use crate::policy::cache;
-use crate::policy::tunnel;
+use crate::family::Family;
+use crate::global::stage;
+use crate::maps::STATE;
+use crate::parse::has_ports;
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -43,21 +38,41 @@ pub struct Question<A> {
 /// 3. A Service's frontend: its backends decide, each behind the choice, or all of them together. Where the pod sends the packet to
 ///    somebody else than its node: dropped.
 /// 4. The pod's own node: allowed when the packet goes there, by its MAC address as well, or when a process of the node sent it
-///    ([`sockets::sent`]).
+///    ([`addressed::sent_by_node`]).
 /// 5. The verdict of the pod's class and the peer's.
 ///
 /// The context says then whether the packet may end elsewhere.
 ///
 /// Checked apart by the verifier, since it is asked at several places.
 #[inline(always)]
-pub fn judge<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
-    // SAFETY: `ctx` is the running program's, and nobody else has the context; a reason's number comes back, here and below.
-    unsafe { Reason::of(A::call(Stage::Judge, ctx.skb.skb, context)) }
+pub fn judge<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
+    call_decide(ctx, context)
+}
+
+stage! {
+    /// [`decide`], which the verifier checks apart.
+    fn call_decide[judge4, judge6] = DeniedByPolicy, decide
+}
+
+/// What policy says of the packet's flow, started in a direction.
+#[inline(always)]
+pub fn judge_flow<A: Family>(ctx: &TcContext, context: &mut Context<A>, direction: u8) -> Reason {
+    ask(context, direction);
+    judge(ctx, context)
+}
+
+/// Asks whether policy allows the packet's flow, started in a direction.
+#[inline(always)]
+pub fn ask<A: Family>(context: &mut Context<A>, direction: u8) {
+    // A flow's port is that of the side that did not start it.
+    let port = if direction == EGRESS { context.peer.1 } else { context.pod.1 };
+    let protocol = context.packet.protocol;
+    context.question = Question { direction, peer: context.peer.0, protocol, port, resolved: false };
 }
 
 /// What [`judge`] does.
 #[inline(always)]
-pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
+fn decide<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
     let endpoint = &context.endpoint;
     let Question { direction, protocol, port, resolved, .. } = context.question;
     let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
@@ -81,7 +96,8 @@ pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
     context.is_peer_node = answer.flags & IS_NODE != 0;
     let is_outgoing = context.direction == EGRESS;
     // What the pod sends does not tell who sent what it gets.
-    let may_be_node = if direction == EGRESS { !context.astray } else { is_outgoing || sockets::sent(ctx) };
+    let may_be_node =
+        if direction == EGRESS { !context.astray } else { is_outgoing || addressed::sent_by_node(ctx) };
     let is_node = context.is_peer_node && may_be_node;
     let is_behind_nat = answer.class == BEHIND_NAT;
     context.service = direction == EGRESS && !context.astray && (is_node || is_behind_nat);
@@ -112,7 +128,7 @@ pub fn decide<A: Address>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
 
 /// Whether what the question is about goes to where a tunnel of the node ends, or comes from there.
 #[inline(never)]
-fn is_tunnel<A: Address>(context: &Context<A>) -> bool {
+fn is_tunnel<A: Family>(context: &Context<A>) -> bool {
     let Question { direction, peer, protocol, port, .. } = context.question;
     let end = if direction == EGRESS { port } else { context.peer.1 };
     (context.is_peer_node || peer.is_group()) && tunnel::may_be(protocol, end)
@@ -139,7 +155,7 @@ const IS_ALLOWED: u32 = 2;
 
 /// Asks the tables. A function of its own for each, for their stack.
 #[inline(never)]
-fn look_up<A: Address>(context: &Context<A>, subject: u32, frontends: bool) -> CachedVerdict {
+fn look_up<A: Family>(context: &Context<A>, subject: u32, frontends: bool) -> CachedVerdict {
     let frontend = if frontends { frontend_class(context) } else { NONE };
     let peer = if frontend == NONE {
         listed(context).or_else(|| contained(context)).unwrap_or_default()
@@ -162,7 +178,7 @@ const NONE: u32 = u32::MAX - 1;
 
 /// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
 #[inline(never)]
-fn frontend_class<A: Address>(context: &Context<A>) -> u32 {
+fn frontend_class<A: Family>(context: &Context<A>) -> u32 {
     let Question { protocol, port, .. } = context.question;
     let frontend = context.question.peer.frontend(context.endpoint.epoch, protocol, port);
     frontend.map_or(NONE, |frontend| frontend.class)
@@ -170,78 +186,18 @@ fn frontend_class<A: Address>(context: &Context<A>) -> u32 {
 
 /// Whether the peer in question is a frontend whose backend is chosen on this node.
 #[inline(always)]
-pub fn is_behind_nat<A: Address>(context: &Context<A>) -> bool {
+pub fn is_behind_nat<A: Family>(context: &Context<A>) -> bool {
     has_ports(context.question.protocol) && frontend_class(context) == BEHIND_NAT
 }
 
 /// The peer in question, by an entry of its own.
 #[inline(never)]
-fn listed<A: Address>(context: &Context<A>) -> Option<Peer> {
+fn listed<A: Family>(context: &Context<A>) -> Option<Peer> {
     context.question.peer.peer_exact(context.endpoint.epoch)
 }
 
 /// The peer in question, by the longest CIDR that holds it.
 #[inline(never)]
-fn contained<A: Address>(context: &Context<A>) -> Option<Peer> {
+fn contained<A: Family>(context: &Context<A>) -> Option<Peer> {
     context.question.peer.peer_lpm(context.endpoint.epoch)
-}
-
-/// What policy says of a port, between two classes. Checked apart by the verifier.
-#[inline(always)]
-pub fn of_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
-    let VerdictKey { subject, peer } = key;
-    // SAFETY: the same.
-    unsafe { Reason::of(global::of_classes(subject, peer, u32::from(protocol), u32::from(port))) }
-}
-
-/// What [`of_classes`] does.
-#[inline(always)]
-pub fn decide_by_classes(key: VerdictKey, protocol: u8, port: u16) -> Reason {
-    // SAFETY: a published verdict never changes; see "copy-on-write" in ARCHITECTURE.md.
-    match unsafe { VERDICTS.get(key) } {
-        Some(verdict) if allows(verdict, protocol, port) => Reason::AllowedByPolicy,
-        _ => Reason::DeniedByPolicy,
-    }
-}
-
-/// Whether a verdict holds a port of a protocol. Costs the same whatever the verdict holds: four comparisons, or two
-/// look-ups at most.
-#[inline(always)]
-fn allows(verdict: &Verdict, protocol: u8, port: u16) -> bool {
-    let whole = match protocol {
-        IPPROTO_TCP => EVERYTHING | EVERY_TCP,
-        IPPROTO_UDP => EVERYTHING | EVERY_UDP,
-        IPPROTO_SCTP => EVERYTHING | EVERY_SCTP,
-        // Without ports: allowed by rules without ports alone.
-        _ => return verdict.whole & EVERYTHING != 0,
-    };
-    if verdict.whole & whole != 0 {
-        return true;
-    }
-    if verdict.port_set != 0 {
-        return is_paged(verdict.port_set, protocol, port);
-    }
-    let mut index = 0;
-    while index < verdict.ranges.len() {
-        let range = verdict.ranges[index];
-        if range.protocol == protocol && range.first <= port && port <= range.last {
-            return true;
-        }
-        index += 1;
-    }
-    false
-}
-
-/// Whether a port set holds a port: on the port's own page, or since all of that page is allowed.
-#[inline(always)]
-fn is_paged(port_set: u32, protocol: u8, port: u16) -> bool {
-    let [page, byte] = port.to_be_bytes();
-    let key = PortPageKey { port_set, protocol, page, kind: SOME_PORTS };
-    // SAFETY: a published port set never changes.
-    if let Some(ports) = unsafe { PORT_PAGES.get(key) } {
-        return ports.has(byte);
-    }
-    let key = PortPageKey { page: 0, kind: WHOLE_PAGES, ..key };
-    // SAFETY: as above.
-    unsafe { PORT_PAGES.get(key) }.is_some_and(|pages| pages.has(page))
 }
