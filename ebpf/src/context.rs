@@ -2,21 +2,38 @@
 
 pub mod claim;
 
+use core::ops::{Deref, DerefMut};
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{FROM_NODE, Flow, Identity, NODE, Row, SERVICE};
+use postern_common::conntrack::{Flow, Row};
 use postern_common::direction::EGRESS;
 use postern_common::endpoint::Endpoint;
 use postern_common::state::State;
 
 use crate::config;
+use crate::context::claim::PLACES;
 use crate::family::{self, Family};
-use crate::maps::{SCENES4, SCENES6, STATE};
+use crate::flow::cursor::{DirectoryCursor, EstablishedCursor, HalfOpenCursor, step};
+use crate::maps::STATE;
 use crate::opaque::opaque;
 use crate::parse::Packet;
 use crate::parse::frame::{self, Unreadable};
-use crate::policy::query::{CacheKey, Question};
+use crate::policy::query::Query;
 
-/// A packet, and everything that it is judged by other than policy.
+/// Room for what is known of the packet at hand: the verifier follows every value on the stack through the whole
+/// program, but takes what comes from a map as it comes. Nobody else reads it. One of them is used; where programs of one CPU interrupt each other,
+/// whichever is free (see [`claim`]).
+#[btf_map]
+pub static SCENES4: PerCpuArray<Context<u32>, { PLACES as usize }> = PerCpuArray::new();
+
+/// The same for IPv6.
+#[btf_map]
+pub static SCENES6: PerCpuArray<Context<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
+
+/// A packet, and everything that it is judged by other than policy. Each part is filled by one module, and has what it says from then on:
+/// this is memory that packets before this one have written.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Context<A: Family> {
@@ -26,82 +43,59 @@ pub struct Context<A: Family> {
     pub generation: u32,
     /// Interface index of the veth.
     pub ifindex: u32,
-    /// What the agent says of the veth; not set before it is needed.
-    pub endpoint: Endpoint,
-    /// What tells the packet's flow from other half-open ones.
-    pub identity: Identity,
-    /// Hash of that.
-    pub hash: u64,
-    /// How far the flow got, once it was found.
-    pub flow: Flow,
-    /// Index in its row at which a half-open flow was found, or else may take its place.
-    pub way: u32,
-    /// 1: that is in its overflow row.
-    pub in_overflow: u32,
-    /// Index in its first row at which it may take its place, if there is no overflow row.
-    pub base_way: u32,
-    /// Where in its row of the directory it may take its place.
-    pub directory_way: u32,
-    /// When the half-open flow expires that is there.
-    pub first: u64,
-    /// Key of the established flow that is there.
-    pub displaced: A::FlowKey,
-    /// Key of an established flow that is looked at.
-    pub candidate: A::FlowKey,
-    /// What the packet says.
+    /// Where the IP header begins.
+    pub start: u32,
+    /// Which way the packet goes (see [`postern_common::direction`]).
+    pub direction: u8,
+    /// One of [`readable`]'s constants.
+    pub readable: u8,
+    /// What the packet does to its flow, once it was judged: one of [`step`]'s constants.
+    pub step: u8,
+    /// Of an isolated pod's packet, see [`Isolated`].
+    astray: bool,
+    /// What the packet says. By [`crate::parse`].
     pub packet: Packet<A>,
-    /// Address and port of the pod; not set before it is needed, as what follows.
+    /// Both sides. By [`Self::take_sides`]: for others, see [`Isolated`].
+    sides: Sides<A>,
+    /// What the agent says of the veth. By [`crate::policy::cache`]: for others, see [`Isolated`].
+    endpoint: Endpoint,
+    /// What policy is asked, and what it said. By [`crate::policy::query`].
+    pub query: Query<A>,
+    /// How far the packet's flow got, once one was found. By [`crate::flow`], as what follows.
+    pub flow: Flow,
+    /// Where that is among established flows.
+    pub established: EstablishedCursor<A::FlowKey>,
+    /// Where that is among half-open flows.
+    pub half_open: HalfOpenCursor,
+    /// Where that may be in the directory of established flows.
+    pub directory: DirectoryCursor<A::FlowKey>,
+    /// Nothing of the packet at hand.
+    pub cpu: Cpu,
+    /// A row to make others of: zeroes but for the interface index. No [`Row`], whose lock may not stand here.
+    empty: [u64; size_of::<Row>() / 8],
+}
+
+/// Both sides of a packet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Sides<A> {
+    /// Address and port of the pod.
     pub pod: (A, u16),
     /// Address and port of the other side.
     pub peer: (A, u16),
-    /// Key of the packet's flow among the established ones.
-    pub key: A::FlowKey,
-    /// 1: there is no established flow with that key, as far as was looked already.
-    pub absent: u8,
-    /// What the packet does to its flow, once it was judged: one of [`step`]'s constants.
-    pub step: u8,
-    /// Which way the packet goes (see [`postern_common::direction`]).
-    pub direction: u8,
-    /// It goes to a Service, or to the pod's own node, so that it may end elsewhere; known once policy was asked.
-    pub service: bool,
-    /// Whether the peer that policy was asked about last is the pod's own node.
-    pub is_peer_node: bool,
-    /// Whether what policy was asked about last came from a process of that node, and passes by that alone.
-    pub is_from_node: bool,
-    /// Packets of this family that crossed on this CPU: nothing of the packet at hand.
+}
+
+/// What a CPU remembers from packet to packet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Cpu {
+    /// Packets of this family that crossed on this CPU.
     pub crossings: u32,
-    /// What policy is asked.
-    pub question: Question<A>,
-    /// The same, as the tables are asked.
-    pub cache_key: CacheKey,
-    /// Where the IP header begins.
-    pub start: u32,
-    /// Which of this CPU's places this is, where there are several: nothing of the packet at hand (see [`crate::context::claim`]).
+    /// Which of this CPU's places the context is, where there are several (see [`claim`]).
     pub place: u32,
-    /// One of [`readable`]'s constants.
-    pub readable: u8,
-    /// The pod sends it to somebody else than its node, by the MAC address: see [`crate::policy::addressed::strays`].
-    pub astray: bool,
-    /// What policy was asked about last opens no flow: it is astray, and to the node or a Service by its addresses; or it comes from
-    /// where a tunnel ends, which may not be answered.
-    pub flowless: bool,
-    /// A row to make others of: zeroes but for the interface index. No [`Row`], whose lock may not stand here.
-    pub empty: [u64; size_of::<Row>() / 8],
 }
 
-/// What a packet does to its flow. No enum, for the same reason as below.
-pub mod step {
-    /// Nothing that is left to do.
-    pub const NOTHING: u8 = 0;
-    /// It goes on in a half-open flow.
-    pub const HALF_OPEN: u8 = 1;
-    /// It may establish it.
-    pub const ESTABLISHES: u8 = 2;
-    /// It may establish a flow that nothing was known of.
-    pub const MIDSTREAM: u8 = 3;
-}
-
-/// Whether a packet could be read. No enum: the compiler would take for granted that memory holds one of its values.
+/// Whether a packet could be read. No enum, as of [`step`].
 pub mod readable {
     /// It could.
     pub const YES: u8 = 0;
@@ -125,7 +119,6 @@ impl<A: Family> Context<A> {
     pub fn read<const DIRECTION: u8>(&mut self, ctx: &TcContext, start: usize) {
         self.ifindex = ifindex(ctx);
         self.direction = DIRECTION;
-        self.service = false;
         self.step = step::NOTHING;
         self.readable = match parse(ctx, self.forget(start), &mut self.packet) {
             Ok(()) => readable::YES,
@@ -149,24 +142,35 @@ impl<A: Family> Context<A> {
 
     /// Takes sides, once the packet is known.
     #[inline(always)]
-    pub fn take_sides<const DIRECTION: u8>(&mut self) {
-        (self.pod, self.peer) = self.sides::<DIRECTION>();
+    pub fn take_sides<const DIRECTION: u8>(&mut self) -> &Sides<A> {
+        self.sides = self.sides::<DIRECTION>();
+        &self.sides
     }
 
     /// Names the packet's flow, once the packet is known.
     #[inline(always)]
     pub fn name_flow<const DIRECTION: u8>(&mut self) {
-        let (pod, peer) = self.sides::<DIRECTION>();
-        self.key = A::flow_key(self.ifindex, pod, peer, self.packet.protocol);
-        self.absent = 0;
+        let Sides { pod, peer } = self.sides::<DIRECTION>();
+        self.established.key = A::flow_key(self.ifindex, pod, peer, self.packet.protocol);
+        self.established.absent = 0;
     }
 
-    /// Address and port of the pod, and of the other side.
+    /// Both sides, by what the packet says.
     #[inline(always)]
-    fn sides<const DIRECTION: u8>(&self) -> ((A, u16), (A, u16)) {
+    fn sides<const DIRECTION: u8>(&self) -> Sides<A> {
         let source = (self.packet.source, self.packet.transport.source_port);
         let destination = (self.packet.destination, self.packet.transport.destination_port);
-        if DIRECTION == EGRESS { (source, destination) } else { (destination, source) }
+        if DIRECTION == EGRESS {
+            Sides { pod: source, peer: destination }
+        } else {
+            Sides { pod: destination, peer: source }
+        }
+    }
+
+    /// Memory for what the agent says of the veth: for whoever fills it.
+    #[inline(always)]
+    pub fn endpoint_to_fill(&mut self) -> &mut Endpoint {
+        &mut self.endpoint
     }
 
     /// A row without flows, of the veth.
@@ -180,11 +184,72 @@ impl<A: Family> Context<A> {
         }
     }
 
-    /// Flags of a flow that begins with this packet.
+    /// The context of an isolated pod's packet, whose endpoint was filled. `astray`: see [`Isolated::astray`].
     #[inline(always)]
-    pub fn flow_flags(&self) -> u8 {
-        let service = if self.service { SERVICE } else { 0 };
-        service | if self.is_peer_node { NODE } else { 0 } | if self.is_from_node { FROM_NODE } else { 0 }
+    pub fn isolated<const DIRECTION: u8>(&mut self, astray: bool) -> &mut Isolated<A> {
+        self.take_sides::<DIRECTION>();
+        self.astray = astray;
+        Isolated::of_stage(self)
+    }
+
+    /// That of a stage which is called with the context, see [`crate::global`].
+    #[inline(always)]
+    pub fn of_stage(context: &mut Self) -> &mut Self {
+        context
+    }
+}
+
+/// The context of an isolated pod's packet, of which more is known than what is read first of all. The same memory: this says that it was
+/// filled.
+#[repr(transparent)]
+pub struct Isolated<A: Family>(Context<A>);
+
+impl<A: Family> Isolated<A> {
+    /// That of a stage which is called with the context, see [`crate::global`]: all but the slow path itself, which calls them.
+    #[inline(always)]
+    pub fn of_stage(context: &mut Context<A>) -> &mut Self {
+        // SAFETY: they are the same in memory.
+        unsafe { &mut *(&raw mut *context).cast::<Self>() }
+    }
+
+    /// What the agent says of the veth.
+    #[inline(always)]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// Address and port of the pod.
+    #[inline(always)]
+    pub fn pod(&self) -> (A, u16) {
+        self.0.sides.pod
+    }
+
+    /// Address and port of the other side.
+    #[inline(always)]
+    pub fn peer(&self) -> (A, u16) {
+        self.0.sides.peer
+    }
+
+    /// Whether the pod sends the packet to somebody else than its node, by the MAC address: see [`crate::policy::addressed::strays`].
+    #[inline(always)]
+    pub fn astray(&self) -> bool {
+        self.0.astray
+    }
+}
+
+impl<A: Family> Deref for Isolated<A> {
+    type Target = Context<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Context<A> {
+        &self.0
+    }
+}
+
+impl<A: Family> DerefMut for Isolated<A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Context<A> {
+        &mut self.0
     }
 }
 

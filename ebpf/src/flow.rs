@@ -1,6 +1,7 @@
 //! Flows: what is remembered of packets that were allowed, so that those that follow are not judged anew.
 
 pub mod backend;
+pub mod cursor;
 pub mod directory;
 pub mod established;
 pub mod fragment;

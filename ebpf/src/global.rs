@@ -33,7 +33,7 @@ pub unsafe fn same<'a, A: Family>(mut context: *mut Context<A>, place: u32) -> O
 /// Which of this CPU's places a context is: a function that is called with the context is told, for [`same`].
 #[inline(always)]
 pub fn place_of<A: Family>(context: &Context<A>) -> u32 {
-    if config::realtime() { context.place } else { 0 }
+    if config::realtime() { context.cpu.place } else { 0 }
 }
 
 /// An argument of a function that is generic over the family, as that for one family takes it.
@@ -98,20 +98,20 @@ macro_rules! by_family {
     };
 }
 
-/// Declares a stage of the packet path: a function that is called with the packet and its context, and says a [`Reason`]. What stands in
-/// front is returned where there is no context, which cannot be: every array has its elements.
+/// Declares a stage of the packet path: a function that is called with the packet and its context, as far as that is filled, and says a
+/// [`Reason`]: one of its own is returned where there is no context, which cannot be: every array has its elements.
 ///
 /// [`Reason`]: postern_common::reason::Reason
 macro_rules! stage {
     (
         $(#[doc = $doc:literal])+
-        $visibility:vis fn $name:ident[$ipv4:ident, $ipv6:ident] = $without:ident, $function:expr
+        $visibility:vis fn $name:ident($context:ident)[$ipv4:ident, $ipv6:ident] = $without:ident, $function:expr
     ) => {
         $(#[doc = $doc])+
         #[inline(always)]
         $visibility fn $name<A: $crate::family::Family>(
             ctx: &aya_ebpf::programs::TcContext,
-            context: &mut $crate::context::Context<A>,
+            context: &mut $crate::context::$context<A>,
         ) -> postern_common::reason::Reason {
             use postern_common::reason::Reason;
 
@@ -126,11 +126,13 @@ macro_rules! stage {
                     let Some(context) = (unsafe { $crate::global::same(context, place) }) else {
                         return Reason::$without as u32;
                     };
+                    let context = $crate::context::$context::of_stage(context);
                     let reason: Reason = $function(&aya_ebpf::programs::TcContext::new(skb), context);
                     reason as u32
                 }
             }
 
+            let context: &mut $crate::context::Context<A> = context;
             let place = $crate::global::place_of(context);
             // SAFETY: `ctx` is the running program's, and nobody else has the context; a reason's number comes back.
             unsafe { Reason::of(apart(ctx.skb.skb, &raw mut *context, place)) }
@@ -142,24 +144,24 @@ macro_rules! stage {
 macro_rules! stage_of_direction {
     (
         $(#[doc = $doc:literal])+
-        $visibility:vis fn $name:ident[$from_pod4:ident, $from_pod6:ident, $to_pod4:ident, $to_pod6:ident]
+        $visibility:vis fn $name:ident($context:ident)[$from_pod4:ident, $from_pod6:ident, $to_pod4:ident, $to_pod6:ident]
             = $without:ident, $function:ident
     ) => {
         $(#[doc = $doc])+
         #[inline(always)]
         $visibility fn $name<const DIRECTION: u8, A: $crate::family::Family>(
             ctx: &aya_ebpf::programs::TcContext,
-            context: &mut $crate::context::Context<A>,
+            context: &mut $crate::context::$context<A>,
         ) -> postern_common::reason::Reason {
             use postern_common::direction::{EGRESS, INGRESS};
 
             $crate::global::stage! {
                 /// Of what a pod sends.
-                fn from_pod[$from_pod4, $from_pod6] = $without, $function::<EGRESS, _>
+                fn from_pod($context)[$from_pod4, $from_pod6] = $without, $function::<EGRESS, _>
             }
             $crate::global::stage! {
                 /// Of what a pod gets.
-                fn to_pod[$to_pod4, $to_pod6] = $without, $function::<INGRESS, _>
+                fn to_pod($context)[$to_pod4, $to_pod6] = $without, $function::<INGRESS, _>
             }
 
             if DIRECTION == EGRESS { from_pod(ctx, context) } else { to_pod(ctx, context) }

@@ -2,6 +2,7 @@
 
 pub mod addressed;
 pub mod cache;
+pub mod judge;
 pub mod query;
 pub mod tunnel;
 pub mod verdict;

@@ -52,7 +52,7 @@ fn note_flow<A: Family>(ctx: &TcContext, start: usize) {
         && let Some(context) = context::at::<A>(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
-        let key = unsafe { &raw const (*context).key };
+        let key = unsafe { &raw const (*context).established.key };
         // SAFETY: the same. Where there is no room, the next packet tries again.
         let _ = A::remember(unsafe { &*key }, &Flow { expires: 1, ..Flow::default() });
     }
@@ -69,7 +69,7 @@ fn is_found<A: Family>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
     }
     let found = match lookup {
         Lookup::Nothing => return true,
-        Lookup::Flow => A::flow(&context.key),
+        Lookup::Flow => A::flow(&context.established.key),
     };
     // SAFETY: the element stays valid until this program ends. Volatile: whoever looks a flow up reads it.
     found.is_some_and(|flow| unsafe { read_volatile(&raw const (*flow).expires) } != 0)

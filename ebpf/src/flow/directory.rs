@@ -21,32 +21,32 @@ use crate::opaque::opaque;
 #[inline(never)]
 pub fn establish<A: Family>(context: &mut Context<A>) -> bool {
     // The lower bits are those of half-open rows.
-    let number = (context.hash >> 32) as u32 & (DIRECTORY_ROWS - 1);
+    let number = (context.half_open.hash >> 32) as u32 & (DIRECTORY_ROWS - 1);
     let key = RowKey { ifindex: context.ifindex, number };
     let Some(row) = A::directory_row(&key).or_else(|| make(context, key)).and_then(NonNull::new) else {
         return false;
     };
     context.flow.directory_row = number as u16;
     choose(context, row);
-    if A::remember(&context.key, &context.flow).is_err() {
+    if A::remember(&context.established.key, &context.flow).is_err() {
         // No room in the table, or no memory: what goes anyway makes some.
-        if first_word::<A>(&raw const context.displaced) != context.ifindex {
+        if first_word::<A>(&raw const context.directory.displaced) != context.ifindex {
             return false;
         }
-        A::forget(&context.displaced);
-        if A::remember(&context.key, &context.flow).is_err() {
+        A::forget(&context.directory.displaced);
+        if A::remember(&context.established.key, &context.flow).is_err() {
             return false;
         }
     }
     if !take(context, row) {
-        A::forget(&context.key);
+        A::forget(&context.established.key);
         return false;
     }
     // SAFETY: both are fields of the context.
-    if !unsafe { is_same::<A>(&raw const context.displaced, &raw const context.key) }
-        && first_word::<A>(&raw const context.displaced) != 0
+    if !unsafe { is_same::<A>(&raw const context.directory.displaced, &raw const context.established.key) }
+        && first_word::<A>(&raw const context.directory.displaced) != 0
     {
-        A::forget(&context.displaced);
+        A::forget(&context.directory.displaced);
     }
     true
 }
@@ -74,7 +74,7 @@ const NOWHERE: u32 = DIRECTORY_WAYS as u32;
 #[inline(never)]
 fn has_way<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
     let row = row.as_ptr();
-    let found = &raw mut context.directory_way;
+    let found = &raw mut context.directory.way;
     // SAFETY: a field of the context, here and below.
     unsafe { found.write_volatile(NOWHERE) };
     let mut way = 0;
@@ -82,7 +82,7 @@ fn has_way<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::Flo
         // SAFETY: until this program ends, the memory stays a row.
         unsafe {
             let at = &raw const (*row).flows[way];
-            if is_same::<A>(at, &raw const context.key) {
+            if is_same::<A>(at, &raw const context.established.key) {
                 found.write_volatile(way as u32);
                 break;
             }
@@ -99,7 +99,10 @@ fn has_way<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::Flo
     }
     // SAFETY: until this program ends, the memory stays a row.
     unsafe {
-        copy::<A>(&raw const (*row).flows[found as usize & (DIRECTORY_WAYS - 1)], &raw mut context.displaced);
+        copy::<A>(
+            &raw const (*row).flows[found as usize & (DIRECTORY_WAYS - 1)],
+            &raw mut context.directory.displaced,
+        );
     }
     true
 }
@@ -109,19 +112,19 @@ fn has_way<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::Flo
 fn find_first<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) {
     let row = row.as_ptr();
     // SAFETY: a field of the context, here and below; in memory for the same reason.
-    unsafe { (&raw mut context.first).write_volatile(u64::MAX) };
+    unsafe { (&raw mut context.directory.first).write_volatile(u64::MAX) };
     let mut way = 0;
     while way < DIRECTORY_WAYS {
         // SAFETY: until this program ends, the memory stays a row.
-        unsafe { copy::<A>(&raw const (*row).flows[way], &raw mut context.candidate) };
+        unsafe { copy::<A>(&raw const (*row).flows[way], &raw mut context.directory.candidate) };
         let expires = expires(context);
         // SAFETY: the same.
-        if expires < unsafe { (&raw const context.first).read_volatile() } {
-            context.displaced = context.candidate;
+        if expires < unsafe { (&raw const context.directory.first).read_volatile() } {
+            context.directory.displaced = context.directory.candidate;
             // SAFETY: the same.
             unsafe {
-                (&raw mut context.first).write_volatile(expires);
-                (&raw mut context.directory_way).write_volatile(way as u32);
+                (&raw mut context.directory.first).write_volatile(expires);
+                (&raw mut context.directory.way).write_volatile(way as u32);
             }
         }
         if expires <= context.now {
@@ -135,22 +138,23 @@ fn find_first<A: Family>(context: &mut Context<A>, row: NonNull<DirectoryRow<A::
 #[inline(always)]
 fn expires<A: Family>(context: &Context<A>) -> u64 {
     // SAFETY: until this program ends, the memory stays a flow, if not this one.
-    A::flow(&context.candidate).map_or(0, |flow| unsafe { read_volatile(&raw const (*flow).expires) })
+    A::flow(&context.directory.candidate)
+        .map_or(0, |flow| unsafe { read_volatile(&raw const (*flow).expires) })
 }
 
 /// Takes the way that was chosen, unless somebody else has by now.
 #[inline(never)]
 fn take<A: Family>(context: &Context<A>, row: NonNull<DirectoryRow<A::FlowKey>>) -> bool {
     let row = row.as_ptr();
-    let way = context.directory_way as usize & (DIRECTORY_WAYS - 1);
+    let way = context.directory.way as usize & (DIRECTORY_WAYS - 1);
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     unsafe {
         let at = &raw mut (*row).flows[way];
         bpf_spin_lock((&raw mut (*row).lock).cast());
         let is_ours = read_volatile(&raw const (*row).ifindex) == context.ifindex
-            && is_same::<A>(at, &raw const context.displaced);
+            && is_same::<A>(at, &raw const context.directory.displaced);
         if is_ours {
-            copy::<A>(&raw const context.key, at);
+            copy::<A>(&raw const context.established.key, at);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
         is_ours

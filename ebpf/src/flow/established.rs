@@ -55,11 +55,11 @@ pub fn refresh(flow: &mut Flow, direction: u8, protocol: u8, transport: Transpor
 pub fn read<A: Family>(context: &mut Context<A>) -> bool {
     let mut tries = 0;
     while tries < TRIES {
-        let Some(found) = A::flow(&context.key) else { return false };
+        let Some(found) = A::flow(&context.established.key) else { return false };
         // SAFETY: until this program ends, the memory stays a flow, if not this one. Volatile: others may be writing.
         context.flow = unsafe { found.read_volatile() };
         seqcount::fence();
-        if A::flow(&context.key) == Some(found) {
+        if A::flow(&context.established.key) == Some(found) {
             return true;
         }
         tries += 1;
@@ -93,7 +93,7 @@ pub fn write<A: Family>(context: &Context<A>, before: &Flow) {
         || flow.progress != before.progress
         || flow.flags != before.flags;
     if is_worth_it {
-        A::update(&context.key, flow);
+        A::update(&context.established.key, flow);
     }
 }
 

@@ -7,7 +7,7 @@ use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slo
 use postern_common::direction::EGRESS;
 
 use crate::config;
-use crate::context::Context;
+use crate::context::Isolated;
 use crate::family::Family;
 use crate::hash;
 use crate::maps::FRAGMENTS;
@@ -22,7 +22,7 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn datagram<A: Family>(ctx: &TcContext, context: &Context<A>) -> Datagram {
+fn datagram<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Datagram {
     let packet = &context.packet;
     Datagram {
         expires: now() + FRAGMENT_LIFETIME,
@@ -37,12 +37,12 @@ fn datagram<A: Family>(ctx: &TcContext, context: &Context<A>) -> Datagram {
 
 /// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere.
 #[inline(always)]
-fn is_elsewhere<A: Family>(ctx: &TcContext, context: &Context<A>) -> bool {
-    if context.direction == EGRESS { context.astray } else { came_in(ctx) }
+fn is_elsewhere<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
+    if context.direction == EGRESS { context.astray() } else { came_in(ctx) }
 }
 
 #[inline(always)]
-fn slot_of<A: Family>(direction: u8, context: &Context<A>) -> Slot {
+fn slot_of<A: Family>(direction: u8, context: &Isolated<A>) -> Slot {
     let packet = &context.packet;
     let word = u64::from(packet.datagram.identification) << 32 | u64::from(packet.datagram.protocol);
     let hash = hash::mix(config::seed(), word);
@@ -65,7 +65,7 @@ pub enum Relation {
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
 /// of its followers away again. A function of its own, for its stack.
 #[inline(never)]
-pub fn note<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Context<A>, allowed: bool) {
+pub fn note<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Isolated<A>, allowed: bool) {
     let slot = slot_of(DIRECTION, context);
     // A failed insert leaves the followers orphans: dropped, as they must be.
     if allowed {
@@ -77,7 +77,7 @@ pub fn note<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Context<A
 
 /// How a fragment relates to what is known of its datagram. A function of its own, for its stack.
 #[inline(never)]
-pub fn relation<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Context<A>) -> Relation {
+pub fn relation<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Relation {
     let slot = slot_of(DIRECTION, context);
     let Some(found) = seqcount::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;

@@ -21,16 +21,10 @@ use super::row::{
     place, tag,
 };
 use crate::config;
-use crate::context::Context;
+use crate::context::{Context, Isolated};
 use crate::family::Family;
 use crate::global::{by_family, place_of, same};
 use crate::maps::HALF_OPEN;
-
-/// Tells the packet's flow from others: to be called before anything else here.
-#[inline(always)]
-pub fn identify<A: Family>(context: &mut Context<A>) {
-    (context.identity, context.hash) = identity(context.pod, context.peer, context.packet.protocol);
-}
 
 /// Has a row say that its overflow rows may hold flows.
 #[inline(never)]
@@ -56,45 +50,59 @@ fn overflow_until<A: Family>(context: &Context<A>, row: NonNull<Row>, direction:
     }
 }
 
-/// The row of the packet's flow. None: its veth has no room, or carries no programs any more.
+/// The row of the packet's flow. Who has it knows that the packet's flow was told from others.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Bucket(NonNull<Row>);
+
+/// Tells the packet's flow from others, and finds its row. None: its veth has no room, or carries no programs any more.
 #[inline(always)]
-pub fn row<A: Family>(context: &Context<A>) -> Option<NonNull<Row>> {
-    HALF_OPEN.get_ptr_mut(base(context.ifindex, context.hash)).and_then(NonNull::new)
+pub fn bucket<A: Family>(context: &mut Isolated<A>) -> Option<Bucket> {
+    (context.half_open.identity, context.half_open.hash) =
+        identity(context.pod(), context.peer(), context.packet.protocol);
+    same_bucket(context)
+}
+
+/// The same once more, for a stage that is called after that.
+#[inline(always)]
+pub fn same_bucket<A: Family>(context: &Context<A>) -> Option<Bucket> {
+    let key = base(context.ifindex, context.half_open.hash);
+    HALF_OPEN.get_ptr_mut(key).and_then(NonNull::new).map(Bucket)
 }
 
 /// The overflow row of the packet's flow.
 #[inline(always)]
 fn overflow_row<A: Family>(context: &Context<A>) -> Option<NonNull<Row>> {
-    HALF_OPEN.get_ptr_mut(overflow(context.ifindex, context.hash)).and_then(NonNull::new)
+    HALF_OPEN.get_ptr_mut(overflow(context.ifindex, context.half_open.hash)).and_then(NonNull::new)
 }
 
 /// Where the flow stands that was found, or that was opened: its row, or its overflow row.
 #[inline(always)]
-fn row_of<A: Family>(context: &Context<A>, row: NonNull<Row>) -> Option<NonNull<Row>> {
-    if context.in_overflow == 0 { Some(row) } else { overflow_row(context) }
+fn row_of<A: Family>(context: &Context<A>, bucket: Bucket) -> Option<NonNull<Row>> {
+    if context.half_open.in_overflow == 0 { Some(bucket.0) } else { overflow_row(context) }
 }
 
 /// Looks for the packet's flow as started in a direction; the context says then where it is, or else which way it may take.
 #[inline(never)]
-pub fn probe<A: Family>(context: &mut Context<A>, row: NonNull<Row>, initiator: u8) -> bool {
-    context.in_overflow = 0;
-    if probe_row(context, row, initiator) {
+pub fn probe<A: Family>(context: &mut Context<A>, bucket: Bucket, initiator: u8) -> bool {
+    context.half_open.in_overflow = 0;
+    if probe_row(context, bucket.0, initiator) {
         return true;
     }
-    let is_free = context.first <= context.now;
-    context.base_way = context.way;
-    if overflows_until(row, initiator) > context.now
+    let is_free = context.half_open.first <= context.now;
+    context.half_open.base_way = context.half_open.way;
+    if overflows_until(bucket.0, initiator) > context.now
         && let Some(other) = overflow_row(context)
         && probe_row(context, other, initiator)
     {
-        context.in_overflow = 1;
+        context.half_open.in_overflow = 1;
         return true;
     }
     if is_free {
-        context.way = context.base_way;
+        context.half_open.way = context.half_open.base_way;
     } else {
         // Which way is as good as any where nothing was looked at: all of them have expired.
-        context.in_overflow = 1;
+        context.half_open.in_overflow = 1;
     }
     false
 }
@@ -142,17 +150,17 @@ unsafe fn probe_in<A: Family>(context: &mut Context<A>, flows: *const Flows, ini
         // SAFETY: the same.
         let expires = unsafe { expires(flow) };
         // SAFETY: the same.
-        if is_later(expires, context.now) && unsafe { is_tagged(context.hash, flow) } {
-            context.way = at as u32;
+        if is_later(expires, context.now) && unsafe { is_tagged(context.half_open.hash, flow) } {
+            context.half_open.way = at as u32;
             return true;
         }
         if expires < first {
             first = expires;
-            context.way = at as u32;
+            context.half_open.way = at as u32;
         }
         way += 1;
     }
-    context.first = first;
+    context.half_open.first = first;
     false
 }
 
@@ -165,19 +173,19 @@ fn is_later(one: u64, other: u64) -> bool {
 
 /// Looks for the packet's flow as started in a direction; the context says then how far it got, or else which way it may take.
 #[inline(never)]
-pub fn lookup<A: Family>(context: &mut Context<A>, row: NonNull<Row>, initiator: u8) -> bool {
+pub fn lookup<A: Family>(context: &mut Context<A>, bucket: Bucket, initiator: u8) -> bool {
     // Before the lock, which waits for memory.
-    if !probe(context, row, initiator) {
+    if !probe(context, bucket, initiator) {
         return false;
     }
-    row_of(context, row).is_some_and(|row| read(context, row))
+    row_of(context, bucket).is_some_and(|row| read(context, row))
 }
 
 /// Reads the flow that was sought and found, unless another one took its place just now.
 #[inline(never)]
 fn read<A: Family>(context: &mut Context<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = context.way as usize;
+    let at = context.half_open.way as usize;
     if at >= FLOWS {
         // It never is, which the verifier cannot know. The same below.
         return false;
@@ -185,7 +193,7 @@ fn read<A: Family>(context: &mut Context<A>, row: NonNull<Row>) -> bool {
     // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
     let is_ours = unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
-        let is_ours = is_in(context, row) && is_flow(&context.identity, row, at);
+        let is_ours = is_in(context, row) && is_flow(&context.half_open.identity, row, at);
         copy(&raw const (*row).flows[at], &raw mut context.flow);
         bpf_spin_unlock((&raw mut (*row).lock).cast());
         is_ours
@@ -196,18 +204,18 @@ fn read<A: Family>(context: &mut Context<A>, row: NonNull<Row>) -> bool {
 /// Writes what became of the half-open flow that was found. One that another flow has replaced in between is gone: the next packet
 /// starts over.
 #[inline(never)]
-pub fn update<A: Family>(context: &Context<A>, row: NonNull<Row>) {
-    let Some(its) = row_of(context, row) else { return };
+pub fn update<A: Family>(context: &Context<A>, bucket: Bucket) {
+    let Some(its) = row_of(context, bucket) else { return };
     write(context, its);
-    if context.in_overflow != 0 {
-        overflow_until(context, row, context.flow.initiator);
+    if context.half_open.in_overflow != 0 {
+        overflow_until(context, bucket.0, context.flow.initiator);
     }
 }
 
 #[inline(never)]
 fn write<A: Family>(context: &Context<A>, row: NonNull<Row>) {
     let row = row.as_ptr();
-    let at = context.way as usize;
+    let at = context.half_open.way as usize;
     if at >= FLOWS {
         return;
     }
@@ -215,49 +223,45 @@ fn write<A: Family>(context: &Context<A>, row: NonNull<Row>) {
     unsafe {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         // One that another CPU has forgotten meanwhile stays forgotten.
-        if is_in(context, row) && is_flow(&context.identity, row, at) && expires(flow_at(row, at)) != 0 {
+        if is_in(context, row)
+            && is_flow(&context.half_open.identity, row, at)
+            && expires(flow_at(row, at)) != 0
+        {
             copy(&raw const context.flow, &raw mut (*row).flows[at]);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
     }
 }
 
-/// Forgets the half-open flow that was found.
-#[inline(always)]
-pub fn forget<A: Family>(context: &mut Context<A>, row: NonNull<Row>) {
-    context.flow.expires = 0;
-    update(context, row);
-}
-
 /// Remembers a flow that its first packet started, right after it was sought: in place of what is there. Says whether it could.
 #[inline(never)]
-pub fn insert<A: Family>(context: &mut Context<A>, row: NonNull<Row>, direction: u8) -> bool {
+pub fn insert<A: Family>(context: &mut Context<A>, bucket: Bucket, direction: u8) -> bool {
     context.flow = Flow {
         expires: context.now + config::lifetime(context.packet.protocol, state::OPENING),
         generation: context.generation,
         initiator: direction,
         state: state::OPENING,
-        flags: context.flow_flags(),
-        tag: tag(context.hash),
+        flags: context.query.outcome.flow_flags(),
+        tag: tag(context.half_open.hash),
         ..Flow::default()
     };
-    if context.in_overflow != 0 {
+    if context.half_open.in_overflow != 0 {
         if let Some(other) = overflow_row(context).or_else(|| make_overflow_row(context)) {
             // First, so that whoever finds it there knows where to look.
-            overflow_until(context, row, direction);
+            overflow_until(context, bucket.0, direction);
             return put(context, other);
         }
         // No room for one, or no memory.
-        context.in_overflow = 0;
-        context.way = context.base_way;
+        context.half_open.in_overflow = 0;
+        context.half_open.way = context.half_open.base_way;
     }
-    put(context, row)
+    put(context, bucket.0)
 }
 
 /// Makes the overflow row of the packet's flow.
 #[inline(never)]
 fn make_overflow_row<A: Family>(context: &mut Context<A>) -> Option<NonNull<Row>> {
-    let key = overflow(context.ifindex, context.hash);
+    let key = overflow(context.ifindex, context.half_open.hash);
     // Another CPU may have been faster.
     let _ = HALF_OPEN.insert(key, context.empty_row(), u64::from(BPF_NOEXIST));
     overflow_row(context)
@@ -266,7 +270,7 @@ fn make_overflow_row<A: Family>(context: &mut Context<A>) -> Option<NonNull<Row>
 #[inline(never)]
 fn put<A: Family>(context: &Context<A>, row: NonNull<Row>) -> bool {
     let row = row.as_ptr();
-    let at = context.way as usize;
+    let at = context.half_open.way as usize;
     if at >= FLOWS {
         return false;
     }
@@ -275,7 +279,7 @@ fn put<A: Family>(context: &Context<A>, row: NonNull<Row>) -> bool {
         bpf_spin_lock((&raw mut (*row).lock).cast());
         let is_in = is_in(context, row);
         if is_in {
-            (&raw mut (*row).identities[at]).write_volatile(context.identity);
+            (&raw mut (*row).identities[at]).write_volatile(context.half_open.identity);
             copy(&raw const context.flow, &raw mut (*row).flows[at]);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());

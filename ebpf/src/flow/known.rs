@@ -1,14 +1,14 @@
 //! What is known of a packet's flow, and what the packet does to it.
 
-use core::ptr::NonNull;
-
 use aya_ebpf::programs::TcContext;
 use postern_common::IPPROTO_TCP;
-use postern_common::conntrack::{Row, SERVICE, state};
+use postern_common::conntrack::state;
 use postern_common::direction::{EGRESS, INGRESS};
 
-use super::{directory, established, half_open, recheck};
-use crate::context::{Context, step};
+use super::cursor::step;
+use super::half_open::{self, Bucket};
+use super::{directory, established, recheck};
+use crate::context::{Context, Isolated};
 use crate::family::Family;
 use crate::global::{by_family, place_of, same};
 use crate::parse::Packet;
@@ -27,13 +27,13 @@ pub enum Known {
 
 /// Looks for an established flow, of whatever generation.
 #[inline(always)]
-pub fn known_established<const DIRECTION: u8, A: Family>(
+pub fn established<const DIRECTION: u8, A: Family>(
     ctx: &TcContext,
-    context: &mut Context<A>,
+    context: &mut Isolated<A>,
     note: bool,
 ) -> Known {
-    if context.absent != 0 || !established::read(context) {
-        context.absent = 1;
+    if context.established.absent != 0 || !established::read(context) {
+        context.established.absent = 1;
         return Known::Nothing;
     }
     if context.flow.expires <= context.now
@@ -49,31 +49,27 @@ pub fn known_established<const DIRECTION: u8, A: Family>(
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
         return Known::Nothing;
     }
-    if !is_allowed {
-        return Known::Denied;
-    }
-    context.service = context.flow.flags & SERVICE != 0;
-    Known::Allowed
+    if is_allowed { Known::Allowed } else { Known::Denied }
 }
 
 /// Looks for half-open flows (7): those that began in the other direction, and then in this one. The packet is noted as one of the flow.
 #[inline(always)]
-pub fn known_half_open_either<const DIRECTION: u8, A: Family>(
+pub fn half_open_either<const DIRECTION: u8, A: Family>(
     ctx: &TcContext,
-    context: &mut Context<A>,
-    row: NonNull<Row>,
+    context: &mut Isolated<A>,
+    bucket: Bucket,
 ) -> Known {
     let transport = context.packet.transport;
     if transport.opens {
         return Known::Nothing;
     }
-    let answers = known_half_open::<DIRECTION, A>(ctx, context, row, (other_way(DIRECTION), true));
+    let answers = half_open_of::<DIRECTION, A>(ctx, context, bucket, (other_way(DIRECTION), true));
     // Packets of the first direction that may be the first are judged as such, until the flow is established. A SYN-ACK never is.
     let is_never_first = transport.midstream || transport.answers && context.packet.protocol == IPPROTO_TCP;
     if answers == Known::Allowed || !is_never_first {
         return answers;
     }
-    match known_half_open::<DIRECTION, A>(ctx, context, row, (DIRECTION, true)) {
+    match half_open_of::<DIRECTION, A>(ctx, context, bucket, (DIRECTION, true)) {
         Known::Nothing => answers,
         goes_on => goes_on,
     }
@@ -81,13 +77,13 @@ pub fn known_half_open_either<const DIRECTION: u8, A: Family>(
 
 /// Looks for a half-open flow that began in one direction.
 #[inline(never)]
-fn known_half_open<const DIRECTION: u8, A: Family>(
+fn half_open_of<const DIRECTION: u8, A: Family>(
     ctx: &TcContext,
-    context: &mut Context<A>,
-    row: NonNull<Row>,
+    context: &mut Isolated<A>,
+    bucket: Bucket,
     (initiator, note): (u8, bool),
 ) -> Known {
-    if !half_open::lookup(context, row, initiator) {
+    if !half_open::lookup(context, bucket, initiator) {
         return Known::Nothing;
     }
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
@@ -101,15 +97,14 @@ fn known_half_open<const DIRECTION: u8, A: Family>(
     let (generation, flags) = (flow.generation, flow.flags);
     let allowed = recheck::judge_again(ctx, context);
     let flow = context.flow;
-    context.service = flow.flags & SERVICE != 0;
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
-        half_open::update(context, row);
+        half_open::update(context, bucket);
         return Known::Nothing;
     }
     if allowed && note {
         step(context, DIRECTION);
     } else if !allowed || flow.generation != generation || flow.flags != flags {
-        half_open::update(context, row);
+        half_open::update(context, bucket);
     }
     if allowed { Known::Allowed } else { Known::Denied }
 }
@@ -161,21 +156,24 @@ fn finish<A: Family>(context: &mut Context<A>) {
         }
         // Else it stays what it was.
     }
-    let Some(row) = half_open::row(context) else { return };
+    let Some(bucket) = half_open::same_bucket(context) else { return };
     if context.flow.expires != 0 {
         half_open::advance(&mut context.flow, direction, protocol, context.now);
     }
-    half_open::update(context, row);
+    half_open::update(context, bucket);
 }
 
 /// Whether an ICMP error, whose flow the context has, is about a half-open one that is allowed.
 #[inline(always)]
-pub fn is_about_half_open<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
-    let Some(row) = half_open::row(context) else { return false };
+pub fn is_about_half_open<const DIRECTION: u8, A: Family>(
+    ctx: &TcContext,
+    context: &mut Isolated<A>,
+) -> bool {
+    let Some(bucket) = half_open::bucket(context) else { return false };
     // One that goes the way of a half-open flow's first direction is about an answer.
     let mut initiator = if context.packet.transport.opens { DIRECTION } else { other_way(DIRECTION) };
     loop {
-        if known_half_open::<DIRECTION, A>(ctx, context, row, (initiator, false)) == Known::Allowed {
+        if half_open_of::<DIRECTION, A>(ctx, context, bucket, (initiator, false)) == Known::Allowed {
             return true;
         }
         if initiator == DIRECTION {
@@ -187,10 +185,9 @@ pub fn is_about_half_open<const DIRECTION: u8, A: Family>(ctx: &TcContext, conte
 
 /// Whether a SYN that policy denies answers one that was sent the other way at the same time (RFC 9293 3.5).
 #[inline(always)]
-pub fn is_answer<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
-    half_open::identify(context);
-    let Some(row) = half_open::row(context) else { return false };
-    if !half_open::lookup(context, row, other_way(DIRECTION))
+pub fn is_answer<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> bool {
+    let Some(bucket) = half_open::bucket(context) else { return false };
+    if !half_open::lookup(context, bucket, other_way(DIRECTION))
         || context.flow.state != state::OPENING
         || is_astray(ctx, context, context.flow.flags, DIRECTION)
         // After policy changed, the first side's next SYN is judged before this one is an answer again.
@@ -198,7 +195,6 @@ pub fn is_answer<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut 
     {
         return false;
     }
-    context.service = context.flow.flags & SERVICE != 0;
     step(context, DIRECTION);
     true
 }

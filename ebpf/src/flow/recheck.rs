@@ -8,16 +8,16 @@ use postern_common::reason::Reason;
 
 use super::established::{is_kept, refresh, write};
 use crate::config;
-use crate::context::Context;
+use crate::context::{Context, Isolated};
 use crate::family::Family;
 use crate::global::{by_family, place_of, same};
 use crate::parse::Packet;
-use crate::policy::{addressed, query};
+use crate::policy::{addressed, judge};
 
 /// Whether the packet's flow is allowed, judged again in its first direction where it was denied, or the generation moved on. Says so in
 /// the flow; one that is denied stays known for a while after its last packet.
 #[inline(always)]
-pub fn judge_again<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
+pub fn judge_again<A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> bool {
     let flow = &context.flow;
     // What was denied is not of what `keep` keeps.
     if flow.flags & DENIED == 0 && (flow.generation == context.generation || is_kept(flow)) {
@@ -25,7 +25,7 @@ pub fn judge_again<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool
     }
     let place = place_of(context);
     // SAFETY: `ctx` is the running program's, and nobody else has the context.
-    unsafe { judge_again_apart(ctx.skb.skb, &raw mut *context, place) != 0 }
+    unsafe { judge_again_apart(ctx.skb.skb, &raw mut **context, place) != 0 }
 }
 
 by_family! {
@@ -37,22 +37,22 @@ by_family! {
     ) -> u32 {
         // SAFETY: the caller's.
         let Some(context) = (unsafe { same(context, place) }) else { return 0 };
-        u32::from(judge_older(&TcContext::new(skb), context))
+        u32::from(judge_older(&TcContext::new(skb), Isolated::of_stage(context)))
     }
 }
 
 /// The same of a flow that was denied, or is of an older generation. In place, for the stack of whatever is called from here.
 #[inline(always)]
-fn judge_older<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
+fn judge_older<A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> bool {
     let initiator = context.flow.initiator;
     let was = context.flow.flags;
-    query::ask(context, initiator);
+    judge::ask(context, initiator);
     if was & DENIED == 0 && !config::recheck() {
-        if query::is_behind_nat(context) {
+        if judge::is_behind_nat(context) {
             // So far it went to the address itself.
             context.flow.flags |= SERVICE;
-            context.flow.backend = context.question.peer.widen();
-            context.flow.backend_port = context.question.port;
+            context.flow.backend = context.query.question.peer.widen();
+            context.flow.backend_port = context.query.question.port;
         }
         context.flow.generation = context.generation;
         return true;
@@ -63,22 +63,27 @@ fn judge_older<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
         ask_about_backend(context);
     } else if answers {
         // It is one's by now, perhaps. Until the pod's next packet goes elsewhere, this is from whom packets went to.
-        context.question.resolved = query::is_behind_nat(context);
+        context.query.question.resolved = judge::is_behind_nat(context);
     }
-    let reason = query::judge(ctx, context);
-    if !context.question.resolved {
+    let reason = judge::judge(ctx, context);
+    if !context.query.question.resolved {
         // The address may have become the node's, or no longer be.
-        context.flow.flags = context.flow.flags & !NODE | context.flow_flags() & NODE;
+        context.flow.flags = context.flow.flags & !NODE | context.query.outcome.flow_flags() & NODE;
     }
     // It may be from before the pod was guarded, or before a tunnel ended where it comes from.
-    let is_others = addressed::is_for_another(context) || initiator == INGRESS && context.flowless;
-    if answers && (context.question.resolved || context.service) && !is_others && !reason.drops() {
+    let is_others =
+        addressed::is_for_another(context) || initiator == INGRESS && context.query.outcome.flowless;
+    if answers
+        && (context.query.question.resolved || context.query.outcome.service)
+        && !is_others
+        && !reason.drops()
+    {
         // The flow is told by what the pod sends next, which is judged for that.
         return true;
     }
     if initiator == EGRESS && !answers {
         // There may be a Service by now. One that is gone changes nothing here: conntrack may go on translating.
-        context.flow.flags |= context.flow_flags() & SERVICE;
+        context.flow.flags |= context.query.outcome.flow_flags() & SERVICE;
     }
     if context.flow.flags & SERVICE != 0 && !is_others {
         return is_allowed_still(ctx, context, reason);
@@ -90,7 +95,7 @@ fn judge_older<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
         && (context.flow.flags & DENIED != 0 || context.direction == EGRESS);
     if !is_unsure || is_others {
         let allowed = !reason.drops() && !is_others;
-        let from_node = context.flow_flags() & FROM_NODE;
+        let from_node = context.query.outcome.flow_flags() & FROM_NODE;
         context.flow.flags =
             context.flow.flags & !(DENIED | FROM_NODE) | from_node | if allowed { 0 } else { DENIED };
         context.flow.generation = context.generation;
@@ -105,10 +110,11 @@ fn judge_older<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
 /// The same of the established flow that was read; with `note`, the packet is noted as one of it. A function of its own, for the
 /// stack of whoever looks for half-open flows as well.
 #[inline(never)]
-pub fn judge_established_again<A: Family>(ctx: &TcContext, context: &mut Context<A>, note: bool) -> bool {
+pub fn judge_established_again<A: Family>(ctx: &TcContext, context: &mut Isolated<A>, note: bool) -> bool {
     let before = context.flow;
     let allowed = judge_again(ctx, context);
     if allowed && note {
+        let context: &mut Context<A> = context;
         let Packet { transport, protocol, .. } = context.packet;
         refresh(&mut context.flow, context.direction, protocol, transport, context.now);
     }
@@ -118,11 +124,11 @@ pub fn judge_established_again<A: Family>(ctx: &TcContext, context: &mut Context
 
 /// Makes the context's question one about where the packets of the packet's flow went when last seen, if that is known.
 #[inline(always)]
-fn ask_about_backend<A: Family>(context: &mut Context<A>) {
+fn ask_about_backend<A: Family>(context: &mut Isolated<A>) {
     if context.flow.backend_port != 0 {
-        context.question.peer = A::narrow(context.flow.backend);
-        context.question.port = context.flow.backend_port;
-        context.question.resolved = true;
+        context.query.question.peer = A::narrow(context.flow.backend);
+        context.query.question.port = context.flow.backend_port;
+        context.query.question.resolved = true;
     }
 }
 
@@ -132,7 +138,7 @@ fn ask_about_backend<A: Family>(context: &mut Context<A>) {
 /// until it is allowed.) What the pod sends is left to the judgement behind the choice, where there is any: a flow that ended on the
 /// node and is denied today is not looked at there.
 #[inline(always)]
-fn is_allowed_still<A: Family>(ctx: &TcContext, context: &mut Context<A>, reason: Reason) -> bool {
+fn is_allowed_still<A: Family>(ctx: &TcContext, context: &mut Isolated<A>, reason: Reason) -> bool {
     // Without a backend: either the flow ended on this node, or it is not known (any more) where it went.
     let is_unknown = reason == Reason::Service;
     // What a pod sends carries its own socket.
@@ -142,5 +148,5 @@ fn is_allowed_still<A: Family>(ctx: &TcContext, context: &mut Context<A>, reason
         context.flow.flags &= !DENIED;
         return true;
     }
-    context.direction == EGRESS && (is_unknown || context.question.resolved)
+    context.direction == EGRESS && (is_unknown || context.query.question.resolved)
 }

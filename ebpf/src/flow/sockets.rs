@@ -6,7 +6,7 @@ use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 
-use crate::context::Context;
+use crate::context::Isolated;
 use crate::family::Family;
 
 /// What a look-up found.
@@ -43,17 +43,17 @@ pub enum Connection {
 /// Asks the pod's sockets for the TCP connection between a pod and a peer; `netns` as in
 /// [`postern_common::endpoint::Endpoint`]. A function of its own, for its stack.
 #[inline(never)]
-pub fn connection<A: Family>(ctx: &TcContext, context: &Context<A>) -> Connection {
-    let Context { endpoint, pod, peer, .. } = context;
-    if endpoint.netns == 0 {
+pub fn connection<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Connection {
+    let (pod, peer, netns) = (context.pod(), context.peer(), context.endpoint().netns);
+    if netns == 0 {
         return Connection::Unknown;
     }
-    let netns = endpoint.netns - 1;
-    if look_up(ctx, *peer, *pod, netns) != Socket::Connected {
+    let netns = netns - 1;
+    if look_up(ctx, peer, pod, netns) != Socket::Connected {
         return Connection::Unknown;
     }
     // No connection has port zero: this finds who listens.
-    match look_up(ctx, (peer.0, 0), *pod, netns) {
+    match look_up(ctx, (peer.0, 0), pod, netns) {
         Socket::Listening => Connection::FromPeer,
         _ => Connection::FromPod,
     }

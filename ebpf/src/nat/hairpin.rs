@@ -6,7 +6,7 @@ use postern_common::endpoint::Endpoint;
 use postern_common::service::{HAIRPIN_SLOTS, Hairpin, HairpinSlot};
 use postern_common::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::context::Context;
+use crate::context::Isolated;
 use crate::family::Family;
 use crate::{config, hash, maps, seqcount};
 
@@ -14,10 +14,12 @@ use crate::{config, hash, maps, seqcount};
 /// sent to a Service a moment ago. It came to the node by the pod's own veth, or by the bridge that this is a port of; what a bridge
 /// passes on of another pod, which may know what to write into it, came by that pod's.
 #[inline(always)]
-pub fn is_hairpin<A: Family>(ctx: &TcContext, context: &Context<A>) -> bool {
+pub fn is_hairpin<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
     // SAFETY: the context of a running program is valid.
     let iif = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    context.is_peer_node && is_way_back(iif, context.ifindex, &context.endpoint) && was_sent(ctx, context)
+    context.query.outcome.is_peer_node
+        && is_way_back(iif, context.ifindex, context.endpoint())
+        && was_sent(ctx, context)
 }
 
 /// Whether a packet that came to the node by an interface may be one that comes back to the pod of a veth.
@@ -28,14 +30,14 @@ pub fn is_way_back(iif: u32, veth: u32, endpoint: &Endpoint) -> bool {
 
 /// Whether the pod sent the packet to a Service just now.
 #[inline(never)]
-fn was_sent<A: Family>(ctx: &TcContext, context: &Context<A>) -> bool {
+fn was_sent<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
     let protocol = context.packet.protocol;
     let at = context.packet.transport.body;
     let end = context.packet.end;
     let digest =
         digest(protocol, end.wrapping_sub(at) as u32, |offset| ctx.load::<u32>(at + offset as usize).ok());
     let Some(digest) = digest else { return false };
-    is_noted(context.ifindex, digest, context.pod.1, A::FAMILY as u16 | u16::from(protocol))
+    is_noted(context.ifindex, digest, context.pod().1, A::FAMILY as u16 | u16::from(protocol))
 }
 
 /// Whether a packet on its way back to who sent it was noted a moment ago.

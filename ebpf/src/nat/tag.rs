@@ -7,8 +7,8 @@ use postern_common::conntrack::{Flow, SERVICE};
 use postern_common::direction::EGRESS;
 use postern_common::service::{CROSSINGS, Crossing, KEPT, NOTHING_NOTED, UNTAGGED, content_at};
 
-use crate::context::Context;
 use crate::context::claim::PLACES;
+use crate::context::{Context, Sides};
 use crate::family::Family;
 use crate::parse::{Fragment, frame};
 use crate::{config, maps};
@@ -27,11 +27,11 @@ fn next_slot<A: Family>(context: &mut Context<A>) -> u32 {
     // SAFETY: the helper takes nothing.
     let first = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(slots);
     let mut next = || {
-        context.crossings = context.crossings.wrapping_add(1);
+        context.cpu.crossings = context.cpu.crossings.wrapping_add(1);
         // Each family counts for itself: one takes the even numbers, the other the odd ones. So does each place, where there are several.
-        let mut number = context.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
+        let mut number = context.cpu.crossings.wrapping_mul(2) | u32::from(A::FAMILY != 0);
         if config::realtime() {
-            number = number.wrapping_mul(PLACES) | context.place;
+            number = number.wrapping_mul(PLACES) | context.cpu.place;
         }
         first.wrapping_add(number & (slots - 1)) % CROSSINGS
     };
@@ -52,21 +52,24 @@ pub fn of_known() -> u32 {
 /// A function of its own, for its stack.
 #[inline(never)]
 pub fn cross<A: Family>(ctx: &TcContext, context: &mut Context<A>, flags: u32) {
-    context.take_sides::<EGRESS>();
     let slot = next_slot(context);
     let Some(crossing) = maps::CROSSINGS.get_ptr_mut(slot) else {
         // Every array has its elements.
         return;
     };
+    let (ifindex, told_by) = (context.ifindex, content(ctx, context));
+    let protocol = A::FAMILY | u32::from(context.packet.protocol);
+    // The fast path, which calls this as well, has no need of them.
+    let Sides { pod, peer } = context.take_sides::<EGRESS>();
     let noted = Crossing {
-        ifindex: context.ifindex,
+        ifindex,
         flags,
-        pod: context.pod.0.widen(),
-        peer: context.peer.0.widen(),
-        pod_port: context.pod.1,
-        peer_port: context.peer.1,
-        protocol: A::FAMILY | u32::from(context.packet.protocol),
-        content: content(ctx, context),
+        pod: pod.0.widen(),
+        peer: peer.0.widen(),
+        pod_port: pod.1,
+        peer_port: peer.1,
+        protocol,
+        content: told_by,
     };
     // SAFETY: it is an element of the map. Another CPU that reads it for an older packet finds at worst what is not of its packet, and
     // drops that.

@@ -3,8 +3,9 @@
 use aya_ebpf::programs::TcContext;
 
 use super::frame::Unreadable;
+use super::packet::Packet;
 use super::skb::Routed;
-use super::{Packet, ipv4, ipv6, link};
+use super::{ipv4, ipv6, link};
 use crate::address::Address;
 
 /// How packets of one family are read.

@@ -5,10 +5,10 @@ use core::ptr::{read_volatile, write_volatile};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
+use super::frame::{self, Unreadable};
+use super::packet::{Datagram, Fragment, NO_HEADER, Packet};
+use super::skb::Routed;
 use super::transport as transport_header;
-use super::{Datagram, Fragment, NO_HEADER, Packet};
-use crate::parse::frame::{self, Unreadable};
-use crate::parse::skb::Routed;
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;

@@ -2,11 +2,11 @@
 
 use aya_ebpf::programs::TcContext;
 
+use super::frame::{self, Unreadable};
+use super::packet::{Datagram, Fragment, NO_HEADER, Packet};
+use super::skb::Routed;
 use super::transport as transport_header;
-use super::{Datagram, Fragment, NO_HEADER, Packet};
 use crate::opaque::opaque;
-use crate::parse::frame::{self, Unreadable};
-use crate::parse::skb::Routed;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).

@@ -6,10 +6,10 @@ use core::ops::RangeInclusive;
 use aya_ebpf::programs::TcContext;
 use postern_common::IPPROTO_ICMPV6;
 
+use super::frame;
 use super::ipv6;
-use super::{Fragment, Packet, Transport};
+use super::packet::{Fragment, Packet, Transport};
 use crate::address::{is_link_local, is_multicast};
-use crate::parse::frame;
 
 /// ICMPv6 types.
 mod kind {

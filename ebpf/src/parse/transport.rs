@@ -5,9 +5,9 @@ use core::ops::RangeInclusive;
 use aya_ebpf::programs::TcContext;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use super::Transport;
-use crate::parse::frame::{self, Unreadable};
-use crate::parse::skb::Routed;
+use super::frame::{self, Unreadable};
+use super::packet::Transport;
+use super::skb::Routed;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;

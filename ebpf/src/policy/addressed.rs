@@ -7,7 +7,7 @@ use postern_common::direction::EGRESS;
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED};
 
 use super::cache;
-use crate::context::Context;
+use crate::context::{Context, Isolated};
 use crate::family::Family;
 use crate::parse::frame;
 
@@ -43,10 +43,16 @@ pub fn came_in(ctx: &TcContext) -> bool {
 /// Whether a packet that belongs to a flow by its addresses and ports is none of it: the flow is with the node or a Service, and the
 /// packet is addressed to somebody else, or a process of the node started the flow, and the packet comes from elsewhere.
 #[inline(always)]
-pub fn is_astray<A: Family>(ctx: &TcContext, context: &Context<A>, flags: u8, direction: u8) -> bool {
+pub fn is_astray<A: Family>(ctx: &TcContext, context: &Isolated<A>, flags: u8, direction: u8) -> bool {
     if direction == EGRESS {
-        return context.astray && flags & (SERVICE | NODE) != 0;
+        return context.astray() && flags & (SERVICE | NODE) != 0;
     }
+    is_from_elsewhere(ctx, flags)
+}
+
+/// Of what a pod gets.
+#[inline(always)]
+fn is_from_elsewhere(ctx: &TcContext, flags: u8) -> bool {
     flags & FROM_NODE != 0 && came_in(ctx)
 }
 
@@ -56,14 +62,16 @@ pub fn leaves_flow<A: Family>(ctx: &TcContext, context: &mut Context<A>, flags: 
     if direction == EGRESS {
         return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, context);
     }
-    is_astray(ctx, context, flags, direction)
+    is_from_elsewhere(ctx, flags)
 }
 
 /// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.
 #[inline(never)]
 fn strays_from_veth<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
     // Without an endpoint, nothing passes.
-    !cache::take_endpoint(context) || strays(ctx, &context.endpoint, EGRESS)
+    let ifindex = context.ifindex;
+    let endpoint = cache::endpoint(ifindex, context.endpoint_to_fill());
+    endpoint.is_none_or(|endpoint| strays(ctx, endpoint, EGRESS))
 }
 
 /// Whether one of the node's own processes sent what a pod gets: the packet still carries the socket that sent it, and came in by no
@@ -77,10 +85,10 @@ pub fn sent_by_node(ctx: &TcContext) -> bool {
 /// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and their answers do not
 /// come from here.
 #[inline(always)]
-pub fn is_for_another<A: Family>(context: &Context<A>) -> bool {
-    context.endpoint.flags & GUARDED != 0
-        && !context.pod.0.is_unspecified_or_link_local()
-        && !cache::is_own(context.pod.0, context.ifindex)
+pub fn is_for_another<A: Family>(context: &Isolated<A>) -> bool {
+    context.endpoint().flags & GUARDED != 0
+        && !context.pod().0.is_unspecified_or_link_local()
+        && !cache::is_own(context.pod().0, context.ifindex)
 }
 
 #[inline(always)]

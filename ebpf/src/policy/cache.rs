@@ -10,13 +10,14 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
 use postern_common::endpoint::Endpoint;
 
 use super::query::{CacheKey, CachedVerdict};
-use crate::context::Context;
 use crate::family::Family;
 use crate::global::by_family;
-use crate::maps::{ANSWERS, ENDPOINTS, OWN_ADDRESSES, VETHS};
+use crate::maps::ENDPOINTS;
 use crate::opaque::opaque;
 use crate::{config, hash, seqcount};
 
@@ -25,6 +26,19 @@ pub const VETHS_CACHED: u32 = 1 << 8;
 
 /// Answers of policy that are kept on each CPU.
 pub const VERDICTS_CACHED: u32 = 1 << 10;
+
+/// Endpoints, by veth. Nobody else reads it, as what follows.
+#[btf_map]
+pub static VETHS: PerCpuArray<CacheEntry<1, Endpoint>, { VETHS_CACHED as usize }> = PerCpuArray::new();
+
+/// One address of either family, by veth.
+#[btf_map]
+pub static OWN_ADDRESSES: PerCpuArray<CacheEntry<3, u64>, { VETHS_CACHED as usize * 2 }> = PerCpuArray::new();
+
+/// What the tables said of peers and ports.
+#[btf_map]
+pub static ANSWERS: PerCpuArray<CacheEntry<4, CachedVerdict>, { VERDICTS_CACHED as usize }> =
+    PerCpuArray::new();
 
 /// A key, and what was found under it.
 #[derive(Clone, Copy)]
@@ -36,7 +50,7 @@ pub struct CacheEntry<const WORDS: usize, V> {
     value: V,
 }
 
-/// What stands under a key, by heart or else by looking it up.
+/// What stands under a key, as it is kept or else by looking it up.
 #[inline(always)]
 fn cached<const WORDS: usize, V: Copy>(
     place: Option<*mut CacheEntry<WORDS, V>>,
@@ -95,17 +109,12 @@ unsafe fn holds<const WORDS: usize, V>(
     }
 }
 
-/// What the agent says of the packet's veth: from now on, the context says it too. Whether there is anything.
+/// Fills in what the agent says of a veth, if there is anything. Checked apart by the verifier.
 #[inline(always)]
-pub fn take_endpoint<A: Family>(context: &mut Context<A>) -> bool {
-    endpoint(context.ifindex, &mut context.endpoint)
-}
-
-/// Reads what the agent says of a veth. Whether there is anything; where there is not, what was there stays. Checked apart by the verifier.
-#[inline(always)]
-pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
+pub fn endpoint(ifindex: u32, endpoint: &mut Endpoint) -> Option<&Endpoint> {
     // SAFETY: it is one.
-    unsafe { endpoint_apart(ifindex, endpoint) != 0 }
+    let found = unsafe { endpoint_apart(ifindex, &raw mut *endpoint) != 0 };
+    found.then_some(endpoint)
 }
 
 /// [`look_for_endpoint`], which the verifier checks apart: 1 where there is one.
@@ -156,7 +165,7 @@ fn look_for_pods<A: Family>(address: A, ifindex: u32) -> bool {
     cached(place, &key, || address.is_own(ifindex).then_some(1)).is_some()
 }
 
-/// What the tables answer, by heart or else by asking them.
+/// What the tables answer, as it is kept or else by asking them.
 #[inline(always)]
 pub fn answer(key: &CacheKey, look_up: impl FnOnce() -> CachedVerdict) -> Option<CachedVerdict> {
     let [peer, rest_of_peer, classes, port] = key;

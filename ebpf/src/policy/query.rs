@@ -1,20 +1,42 @@
-//! Policy: may these two exchange this?
+//! What policy is asked of a packet, and what it says: the part of a packet's context that [`super::judge`] fills.
 
-use aya_ebpf::programs::TcContext;
-use postern_common::direction::{EGRESS, INGRESS};
-use postern_common::endpoint::{NOT_ISOLATED, QUARANTINE};
-use postern_common::peer::{LOCAL_NODE, Peer};
-use postern_common::reason::Reason;
-use postern_common::service::BEHIND_NAT;
-use postern_common::verdict::VerdictKey;
+use postern_common::conntrack::{FROM_NODE, NODE, SERVICE};
 
-use super::verdict::of_classes;
-use super::{addressed, cache, tunnel};
-use crate::context::Context;
-use crate::family::Family;
-use crate::global::stage;
-use crate::maps::STATE;
-use crate::parse::has_ports;
+/// What policy is asked, and what it said.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Query<A> {
+    /// What it is asked: by whoever asks.
+    pub question: Question<A>,
+    /// The same, as the tables are asked.
+    pub(super) key: CacheKey,
+    /// What it said.
+    pub outcome: Outcome,
+}
+
+/// What policy said last, beside its reason.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Outcome {
+    /// The packet goes to a Service, or to the pod's own node, so that it may end elsewhere.
+    pub service: bool,
+    /// The peer is the pod's own node.
+    pub is_peer_node: bool,
+    /// What was asked about came from a process of that node, and passes by that alone.
+    pub is_from_node: bool,
+    /// It opens no flow: it is astray, and to the node or a Service by its addresses; or it comes from where a tunnel ends, which may
+    /// not be answered.
+    pub flowless: bool,
+}
+
+impl Outcome {
+    /// Flags of a flow that begins with what policy was asked about.
+    #[inline(always)]
+    pub fn flow_flags(&self) -> u8 {
+        let service = if self.service { SERVICE } else { 0 };
+        service | if self.is_peer_node { NODE } else { 0 } | if self.is_from_node { FROM_NODE } else { 0 }
+    }
+}
 
 /// What is asked of policy.
 #[derive(Clone, Copy)]
@@ -31,109 +53,6 @@ pub struct Question<A> {
     pub resolved: bool,
 }
 
-/// Judges a new flow of one direction, as the context's question has it, by policy alone, without regard to what was allowed before.
-///
-/// 1. A tunnel that the pod's own node takes apart: dropped.
-/// 2. A direction that no policy isolates: allowed.
-/// 3. A Service's frontend: its backends decide, each behind the choice, or all of them together. Where the pod sends the packet to
-///    somebody else than its node: dropped.
-/// 4. The pod's own node: allowed when the packet goes there, by its MAC address as well, or when a process of the node sent it
-///    ([`addressed::sent_by_node`]).
-/// 5. The verdict of the pod's class and the peer's.
-///
-/// The context says then whether the packet may end elsewhere.
-///
-/// Checked apart by the verifier, since it is asked at several places.
-#[inline(always)]
-pub fn judge<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
-    call_decide(ctx, context)
-}
-
-stage! {
-    /// [`decide`], which the verifier checks apart.
-    fn call_decide[judge4, judge6] = DeniedByPolicy, decide
-}
-
-/// What policy says of the packet's flow, started in a direction.
-#[inline(always)]
-pub fn judge_flow<A: Family>(ctx: &TcContext, context: &mut Context<A>, direction: u8) -> Reason {
-    ask(context, direction);
-    judge(ctx, context)
-}
-
-/// Asks whether policy allows the packet's flow, started in a direction.
-#[inline(always)]
-pub fn ask<A: Family>(context: &mut Context<A>, direction: u8) {
-    // A flow's port is that of the side that did not start it.
-    let port = if direction == EGRESS { context.peer.1 } else { context.pod.1 };
-    let protocol = context.packet.protocol;
-    context.question = Question { direction, peer: context.peer.0, protocol, port, resolved: false };
-}
-
-/// What [`judge`] does.
-#[inline(always)]
-fn decide<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
-    let endpoint = &context.endpoint;
-    let Question { direction, protocol, port, resolved, .. } = context.question;
-    let subject = if direction == EGRESS { endpoint.egress_class } else { endpoint.ingress_class };
-    (context.is_peer_node, context.is_from_node, context.flowless) = (false, false, false);
-    // Unless it comes from where a tunnel may end.
-    if subject == NOT_ISOLATED && direction == INGRESS && !tunnel::look_up(protocol, context.peer.1) {
-        return Reason::NotIsolated;
-    }
-    let frontends = direction == EGRESS && !resolved && has_ports(protocol);
-    let [first, second] = context.question.peer.widen();
-    context.cache_key = [
-        first,
-        second,
-        u64::from(subject) << 32 | u64::from(endpoint.epoch),
-        (u64::from(A::FAMILY) | u64::from(protocol)) << 32 | u64::from(frontends) << 16 | u64::from(port),
-    ];
-    let Some(answer) = cache::answer(&context.cache_key, || look_up(context, subject, frontends)) else {
-        // Every array has its elements.
-        return Reason::DeniedByPolicy;
-    };
-    context.is_peer_node = answer.flags & IS_NODE != 0;
-    let is_outgoing = context.direction == EGRESS;
-    // What the pod sends does not tell who sent what it gets.
-    let may_be_node =
-        if direction == EGRESS { !context.astray } else { is_outgoing || addressed::sent_by_node(ctx) };
-    let is_node = context.is_peer_node && may_be_node;
-    let is_behind_nat = answer.class == BEHIND_NAT;
-    context.service = direction == EGRESS && !context.astray && (is_node || is_behind_nat);
-    context.flowless = direction == EGRESS && context.astray && (context.is_peer_node || is_behind_nat);
-    if is_tunnel(context) {
-        // What the pod gets from where a tunnel ends is not of the tunnel, and its answers would be.
-        context.flowless = true;
-        if direction == EGRESS {
-            return Reason::Tunnel;
-        }
-    }
-    if subject == NOT_ISOLATED {
-        return Reason::NotIsolated;
-    }
-    if is_node {
-        context.is_from_node = direction == INGRESS && !is_outgoing;
-        return Reason::Node;
-    }
-    if subject == QUARANTINE {
-        return Reason::Quarantined;
-    }
-    if is_behind_nat {
-        let is_judged = !context.astray && STATE.get(0).is_some_and(|state| state.behind_nat != 0);
-        return if is_judged { Reason::Service } else { Reason::DeniedByPolicy };
-    }
-    if answer.flags & IS_ALLOWED != 0 { Reason::AllowedByPolicy } else { Reason::DeniedByPolicy }
-}
-
-/// Whether what the question is about goes to where a tunnel of the node ends, or comes from there.
-#[inline(never)]
-fn is_tunnel<A: Family>(context: &Context<A>) -> bool {
-    let Question { direction, peer, protocol, port, .. } = context.question;
-    let end = if direction == EGRESS { port } else { context.peer.1 };
-    (context.is_peer_node || peer.is_group()) && tunnel::may_be(protocol, end)
-}
-
 /// What the tables are asked, in full: the peer's address, the classes' epoch and the subject's class, port, protocol, and whether the
 /// peer may be a frontend.
 pub type CacheKey = [u64; 4];
@@ -144,60 +63,6 @@ pub type CacheKey = [u64; 4];
 pub struct CachedVerdict {
     /// Class of the frontend, or else of the peer.
     pub class: u32,
-    /// [`IS_NODE`], [`IS_ALLOWED`], or both.
+    /// Whether the peer is the pod's own node, and whether the verdict between both classes allows it: see [`super::judge`].
     pub flags: u32,
-}
-
-/// The peer is the pod's own node.
-const IS_NODE: u32 = 1;
-/// The verdict between both classes allows it.
-const IS_ALLOWED: u32 = 2;
-
-/// Asks the tables. A function of its own for each, for their stack.
-#[inline(never)]
-fn look_up<A: Family>(context: &Context<A>, subject: u32, frontends: bool) -> CachedVerdict {
-    let frontend = if frontends { frontend_class(context) } else { NONE };
-    let peer = if frontend == NONE {
-        listed(context).or_else(|| contained(context)).unwrap_or_default()
-    } else {
-        Peer { class: frontend, flags: 0 }
-    };
-    let Question { protocol, port, .. } = context.question;
-    let mut flags = 0;
-    if peer.flags & LOCAL_NODE != 0 {
-        flags |= IS_NODE;
-    }
-    if of_classes(VerdictKey { subject, peer: peer.class }, protocol, port) == Reason::AllowedByPolicy {
-        flags |= IS_ALLOWED;
-    }
-    CachedVerdict { class: peer.class, flags }
-}
-
-/// In place of a frontend's class: there is none.
-const NONE: u32 = u32::MAX - 1;
-
-/// The class of the frontend in question, [`BEHIND_NAT`], or [`NONE`].
-#[inline(never)]
-fn frontend_class<A: Family>(context: &Context<A>) -> u32 {
-    let Question { protocol, port, .. } = context.question;
-    let frontend = context.question.peer.frontend(context.endpoint.epoch, protocol, port);
-    frontend.map_or(NONE, |frontend| frontend.class)
-}
-
-/// Whether the peer in question is a frontend whose backend is chosen on this node.
-#[inline(always)]
-pub fn is_behind_nat<A: Family>(context: &Context<A>) -> bool {
-    has_ports(context.question.protocol) && frontend_class(context) == BEHIND_NAT
-}
-
-/// The peer in question, by an entry of its own.
-#[inline(never)]
-fn listed<A: Family>(context: &Context<A>) -> Option<Peer> {
-    context.question.peer.peer_exact(context.endpoint.epoch)
-}
-
-/// The peer in question, by the longest CIDR that holds it.
-#[inline(never)]
-fn contained<A: Family>(context: &Context<A>) -> Option<Peer> {
-    context.question.peer.peer_lpm(context.endpoint.epoch)
 }
