@@ -32,8 +32,9 @@ pub static SCENES4: PerCpuArray<Context<u32>, { PLACES as usize }> = PerCpuArray
 #[btf_map]
 pub static SCENES6: PerCpuArray<Context<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
 
-/// A packet, and everything that it is judged by other than policy. Each part is filled by one module, and has what it says from then on:
-/// this is memory that packets before this one have written.
+/// A packet, and everything that it is judged by other than policy. Each part is filled by one module, and says something from then on:
+/// this is memory where packets before this one have written. What is not filled for every packet stands behind a type of those that have
+/// it: [`Isolated`], or [`crate::flow::half_open::Bucket`].
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Context<A: Family> {
@@ -51,15 +52,15 @@ pub struct Context<A: Family> {
     pub readable: u8,
     /// What the packet does to its flow, once it was judged: one of [`step`]'s constants.
     pub step: u8,
-    /// Of an isolated pod's packet, see [`Isolated`].
+    /// See [`Isolated::astray`].
     astray: bool,
     /// What the packet says. By [`crate::parse`].
     pub packet: Packet<A>,
-    /// Both sides. By [`Self::take_sides`]: for others, see [`Isolated`].
+    /// Both sides. By [`Self::take_sides`]; whoever reads them has an [`Isolated`].
     sides: Sides<A>,
-    /// What the agent says of the veth. By [`crate::policy::cache`]: for others, see [`Isolated`].
+    /// What the agent says of the veth. By [`crate::policy::cache`]; as the sides.
     endpoint: Endpoint,
-    /// What policy is asked, and what it said. By [`crate::policy::query`].
+    /// What policy is asked, and what it said. By [`crate::policy::judge`].
     pub query: Query<A>,
     /// How far the packet's flow got, once one was found. By [`crate::flow`], as what follows.
     pub flow: Flow,
@@ -199,13 +200,13 @@ impl<A: Family> Context<A> {
     }
 }
 
-/// The context of an isolated pod's packet, of which more is known than what is read first of all. The same memory: this says that it was
-/// filled.
+/// The context of an isolated pod's packet, with its sides and endpoint. The same memory: the type says that these were filled. Only the
+/// slow path gets here, by [`Context::isolated`], and calls what else has one.
 #[repr(transparent)]
 pub struct Isolated<A: Family>(Context<A>);
 
 impl<A: Family> Isolated<A> {
-    /// That of a stage which is called with the context, see [`crate::global`]: all but the slow path itself, which calls them.
+    /// That of a stage which is called with the context, see [`crate::global`]: for stages that the slow path calls.
     #[inline(always)]
     pub fn of_stage(context: &mut Context<A>) -> &mut Self {
         // SAFETY: they are the same in memory.
@@ -269,7 +270,7 @@ const MAX_START: u32 = 31;
 /// Interface index of the veth.
 #[inline(always)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).ifindex }
 }
 

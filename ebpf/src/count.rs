@@ -30,7 +30,7 @@ pub fn packet(reason: Reason, direction: u8) {
 pub fn conclude<const DIRECTION: u8>(ctx: &TcContext, reason: Reason) -> i32 {
     packet(reason, DIRECTION);
     if reason.drops() {
-        // SAFETY: the context of a running program is valid.
+        // SAFETY: the packet of a running program is valid.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
         debug!(ctx, "ifindex {} direction {}: dropped for reason {}", ifindex, DIRECTION, reason as u8);
         return TC_ACT_SHOT;

@@ -26,30 +26,6 @@ use crate::family::Family;
 use crate::global::{by_family, place_of, same};
 use crate::maps::HALF_OPEN;
 
-/// Has a row say that its overflow rows may hold flows.
-#[inline(never)]
-fn overflow_until<A: Family>(context: &Context<A>, row: NonNull<Row>, direction: u8) {
-    let until = context.flow.expires;
-    if overflows_until(row, direction) >= until {
-        return;
-    }
-    let row = row.as_ptr();
-    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
-    unsafe {
-        bpf_spin_lock((&raw mut (*row).lock).cast());
-        if is_in(context, row) {
-            let [ingress, egress] = read_volatile(&raw const (*row).overflow);
-            let later = if direction == EGRESS {
-                [ingress, if egress < until { until } else { egress }]
-            } else {
-                [if ingress < until { until } else { ingress }, egress]
-            };
-            (&raw mut (*row).overflow).write_volatile(later);
-        }
-        bpf_spin_unlock((&raw mut (*row).lock).cast());
-    }
-}
-
 /// The row of the packet's flow. Who has it knows that the packet's flow was told from others.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -82,7 +58,7 @@ fn row_of<A: Family>(context: &Context<A>, bucket: Bucket) -> Option<NonNull<Row
     if context.half_open.in_overflow == 0 { Some(bucket.0) } else { overflow_row(context) }
 }
 
-/// Looks for the packet's flow as started in a direction; the context says then where it is, or else which way it may take.
+/// Looks for the packet's flow as started in a direction; the cursor says then where it is, or else which way it may take.
 #[inline(never)]
 pub fn probe<A: Family>(context: &mut Context<A>, bucket: Bucket, initiator: u8) -> bool {
     context.half_open.in_overflow = 0;
@@ -171,7 +147,7 @@ fn is_later(one: u64, other: u64) -> bool {
     one.wrapping_sub(other).cast_signed() > 0
 }
 
-/// Looks for the packet's flow as started in a direction; the context says then how far it got, or else which way it may take.
+/// Looks for the packet's flow as started in a direction; the context says then how far it got, or its cursor which way it may take.
 #[inline(never)]
 pub fn lookup<A: Family>(context: &mut Context<A>, bucket: Bucket, initiator: u8) -> bool {
     // Before the lock, which waits for memory.
@@ -228,6 +204,30 @@ fn write<A: Family>(context: &Context<A>, row: NonNull<Row>) {
             && expires(flow_at(row, at)) != 0
         {
             copy(&raw const context.flow, &raw mut (*row).flows[at]);
+        }
+        bpf_spin_unlock((&raw mut (*row).lock).cast());
+    }
+}
+
+/// Has a row say that its overflow rows may hold flows.
+#[inline(never)]
+fn overflow_until<A: Family>(context: &Context<A>, row: NonNull<Row>, direction: u8) {
+    let until = context.flow.expires;
+    if overflows_until(row, direction) >= until {
+        return;
+    }
+    let row = row.as_ptr();
+    // SAFETY: until this program ends, the memory stays a row; nothing is called while the lock is held.
+    unsafe {
+        bpf_spin_lock((&raw mut (*row).lock).cast());
+        if is_in(context, row) {
+            let [ingress, egress] = read_volatile(&raw const (*row).overflow);
+            let later = if direction == EGRESS {
+                [ingress, if egress < until { until } else { egress }]
+            } else {
+                [if ingress < until { until } else { ingress }, egress]
+            };
+            (&raw mut (*row).overflow).write_volatile(later);
         }
         bpf_spin_unlock((&raw mut (*row).lock).cast());
     }

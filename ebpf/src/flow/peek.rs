@@ -1,5 +1,5 @@
-//! Whether a veth has a half-open flow, for whoever only asks: netfilter's programs, which may be interrupted by those on the veth. One that
-//! another replaces at this moment may be missed.
+//! Whether a veth has a half-open flow, for whoever only asks: programs behind the choice of a backend, which have no context of the
+//! packet. One that another replaces at this moment may be missed.
 
 use core::ptr::{NonNull, read_volatile};
 
@@ -13,8 +13,7 @@ use super::row::{
 use crate::config;
 use crate::maps::HALF_OPEN;
 
-/// Whether a veth has, or had, a half-open flow, whichever side started it: for whoever only asks. One that another replaces at this
-/// moment may be missed.
+/// Whether a veth has, or had, a half-open flow, whichever side started it.
 #[inline(always)]
 pub fn knows(ifindex: u32, hash: u64) -> bool {
     let Some(row) = HALF_OPEN.get_ptr(base(ifindex, hash)).and_then(|row| NonNull::new(row.cast_mut()))
@@ -72,7 +71,7 @@ unsafe fn holds_among(flows: *const Flows, hash: u64) -> bool {
     false
 }
 
-/// Whether a veth has a half-open flow that is allowed, whichever side started it: for whoever only asks, as above.
+/// Whether a veth has a half-open flow that is allowed, whichever side started it.
 #[inline(always)]
 pub fn allows(ifindex: u32, identity: &Identity, hash: u64, generation: u32) -> bool {
     let Some(row) = HALF_OPEN.get_ptr_mut(base(ifindex, hash)).and_then(NonNull::new) else {

@@ -15,7 +15,7 @@ use crate::{config, hash, maps, seqcount};
 /// passes on of another pod, which may know what to write into it, came by that pod's.
 #[inline(always)]
 pub fn is_hairpin<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     let iif = unsafe { (*ctx.skb.skb).ingress_ifindex };
     context.query.outcome.is_peer_node
         && is_way_back(iif, context.ifindex, context.endpoint())

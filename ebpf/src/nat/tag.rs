@@ -16,7 +16,7 @@ use crate::{config, maps};
 /// Writes a packet's tag: whatever stood there, the pod may have written.
 #[inline(always)]
 pub fn tag(ctx: &TcContext, tag: u16) {
-    // SAFETY: the context of a running program is valid; the kernel lets TC programs write this field.
+    // SAFETY: the packet of a running program is valid; the kernel lets TC programs write this field.
     unsafe { (*ctx.skb.skb).tc_index = u32::from(tag) };
 }
 

@@ -85,7 +85,7 @@ impl Routed for EgressSkb {
 
     #[inline(always)]
     fn tc_index(self) -> u16 {
-        // SAFETY: the context of a running program is valid.
+        // SAFETY: the packet of a running program is valid.
         unsafe { (*self.0).tc_index as u16 }
     }
 

@@ -53,7 +53,8 @@ fn solicited_node(address: &[u32; 4]) -> [u32; 4] {
     [0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), address[3] | 0xff00_0000_u32.to_be()]
 }
 
-/// Well-formed neighbour discovery or multicast listener discovery (ICMPv6 130 to 137, and 143), without which the link does not work. The IP header begins at a byte offset of the frame.
+/// Well-formed neighbour discovery or multicast listener discovery (ICMPv6 130 to 137, and 143), without which the link does not work.
+/// The IP header begins at a byte offset of the frame.
 #[inline(always)]
 pub fn is_link_control(ctx: &TcContext, packet: &Packet<[u32; 4]>, start: usize) -> bool {
     // None of them may come in fragments (RFC 6980 5).

@@ -36,7 +36,7 @@ pub fn strays(ctx: &TcContext, endpoint: &Endpoint, direction: u8) -> bool {
 /// Whether a packet came in by an interface, so that no process of the node sent it.
 #[inline(always)]
 pub fn came_in(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
 
@@ -78,7 +78,7 @@ fn strays_from_veth<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> boo
 /// interface. What a bridge passes on from another pod carries that pod's socket.
 #[inline(always)]
 pub fn sent_by_node(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && !came_in(ctx) }
 }
 
@@ -93,7 +93,7 @@ pub fn is_for_another<A: Family>(context: &Isolated<A>) -> bool {
 
 #[inline(always)]
 fn is_to_veth(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).pkt_type == HOST }
 }
 
