@@ -17,7 +17,7 @@ pub(super) struct Datagrams(Vec<(Datagram, Option<First>)>);
 struct First {
     length: usize,
     /// The pod sent it to its node.
-    to_node: bool,
+    by_node: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Datagram {
 
 impl Datagrams {
     /// A packet was judged: where it is a first fragment, this decides about the later ones.
-    pub(super) fn note(&mut self, packet: &Packet<'_>, reason: Reason, to_node: bool) {
+    pub(super) fn note(&mut self, packet: &Packet<'_>, reason: Reason, by_node: bool) {
         let Some(fragment) = packet.fragment else { return };
         let Part::First(length) = fragment.part else { return };
         let datagram = Datagram::of(packet, fragment);
@@ -51,21 +51,21 @@ impl Datagrams {
             }
         } else {
             self.0.retain(|(noted, _)| *noted != datagram);
-            self.0.push((datagram, Some(First { length, to_node })));
+            self.0.push((datagram, Some(First { length, by_node })));
         }
     }
 
     /// Judges a later fragment. Another datagram may have taken the slot of any but the last.
-    pub(super) fn follow(&self, packet: &Packet<'_>, astray: bool) -> Expected {
+    pub(super) fn follow(&self, packet: &Packet<'_>, is_by_node: bool) -> Expected {
         let orphan = Expected::Exactly(Reason::OrphanFragment);
         let Some(fragment) = packet.fragment else { return orphan };
         let Part::Later(offset) = fragment.part else { return orphan };
         let datagram = Datagram::of(packet, fragment);
         let Some(at) = self.0.iter().position(|(noted, _)| *noted == datagram) else { return orphan };
-        let Some(First { length, to_node }) = self.0[at].1 else { return orphan };
+        let Some(First { length, by_node }) = self.0[at].1 else { return orphan };
         let reason = if offset < length {
             Reason::Malformed
-        } else if to_node && astray {
+        } else if by_node && !is_by_node {
             return orphan;
         } else {
             Reason::Established

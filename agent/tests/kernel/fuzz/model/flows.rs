@@ -46,6 +46,8 @@ pub(super) struct Flow {
     pub(super) node: bool,
     /// Whether it goes to a Service or to the node, and may end elsewhere.
     pub(super) service: bool,
+    /// Whether a process of that node started it, by no other right.
+    pub(super) from_node: bool,
     /// Which directions sent a FIN.
     finished: [bool; 2],
     /// Packets of the first side before anybody answered.
@@ -97,12 +99,12 @@ impl Entry {
         flags: Flags,
         answer: Answer,
     ) {
-        let Answer { node, service, .. } = answer;
+        let Answer { node, service, from_node, .. } = answer;
         let place = Place::HalfOpen(initiator);
         let flow = self.get_mut(place);
         if let Some(flow) = flow.as_mut().filter(|_| !flags.syn) {
             (flow.generation, flow.denied) = (generation, false);
-            (flow.node, flow.service) = (node, service);
+            (flow.node, flow.service, flow.from_node) = (node, service, from_node);
         } else {
             *flow = Some(Flow {
                 initiator,
@@ -111,6 +113,7 @@ impl Entry {
                 denied: false,
                 node,
                 service,
+                from_node,
                 finished: [false; 2],
                 unanswered: 0,
             });

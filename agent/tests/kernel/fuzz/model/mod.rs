@@ -133,11 +133,10 @@ impl Model {
             return Expected::Exactly(Reason::Link);
         }
         if packet.transport == Transport::Later {
-            return self.datagrams[index(direction)].follow(&packet, arrival.astray);
+            return self.datagrams[index(direction)].follow(&packet, arrival.is_by_node());
         }
         let reason = self.judge_new(arrival, &packet);
-        let to_node = direction == Direction::Egress && !arrival.astray;
-        self.datagrams[index(direction)].note(&packet, reason, to_node);
+        self.datagrams[index(direction)].note(&packet, reason, arrival.is_by_node());
         Expected::Exactly(reason)
     }
 
@@ -238,7 +237,7 @@ impl Model {
                 continue;
             };
             let is_allowed = self.judge_again(arrival, &turn.key, flow);
-            if arrival.astray && (flow.node || flow.service) {
+            if arrival.leaves(flow) {
                 // As it turned out just now.
                 continue;
             }
@@ -273,9 +272,8 @@ impl Model {
         let Some(entry) = self.flows.get_mut(&turn.key) else { return false };
         let place = Place::HalfOpen(flows::other(direction));
         let passes = entry.get_mut(place).is_some_and(|flow| {
-            let is_astray = arrival.astray && (flow.node || flow.service);
             turn.answers(&flow)
-                && !is_astray
+                && !arrival.leaves(&flow)
                 && !flow.denied
                 && (flow.generation == generation || !recheck && flow.is_kept())
         });
@@ -310,9 +308,10 @@ impl Model {
         let Some(mut entry) = self.flows.get(&key).copied() else { return false };
         let mut allowed = false;
         for place in Entry::places(direction) {
-            let strays = |flow: &Flow| arrival.astray && (flow.node || flow.service);
-            let Some(flow) = entry.get_mut(place).as_mut().filter(|flow| !strays(flow)) else { continue };
-            allowed = self.judge_again(arrival, &key, flow) && !strays(flow);
+            let Some(flow) = entry.get_mut(place).as_mut().filter(|flow| !arrival.leaves(flow)) else {
+                continue;
+            };
+            allowed = self.judge_again(arrival, &key, flow) && !arrival.leaves(flow);
             if allowed || place == Place::Established {
                 break;
             }
@@ -371,6 +370,7 @@ impl Model {
             return false;
         }
         flow.denied = !own || reason.drops();
+        flow.from_node = answer.from_node;
         flow.generation = self.generation;
         !flow.denied
     }

@@ -53,6 +53,18 @@ fn the_node_is_who_sends_here() {
 }
 
 #[test]
+fn what_the_node_started_goes_on_from_the_node() {
+    let mut model = bridged(Policy::Nothing);
+    expect(&mut model, Ingress, &v4(NODE, POD, 6, "0000", &tcp(THERE, SYN)), Node);
+    expect(&mut model, Egress, &v4(POD, NODE, 6, "0000", &tcp(BACK, SYN_ACK)), Established);
+    let there = v4(NODE, POD, 6, "0000", &tcp(THERE, ACK));
+    forwarded(&mut model, &there, DeniedByPolicy);
+    expect(&mut model, Ingress, &there, Established);
+    forwarded(&mut model, &there, DeniedByPolicy);
+    expect(&mut model, Ingress, &there, Established);
+}
+
+#[test]
 fn the_node_is_who_is_sent_to() {
     let udp = v4(POD, NODE, 17, "0000", &udp(THERE));
     first(Egress, &udp, Node);

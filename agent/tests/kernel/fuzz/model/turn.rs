@@ -62,11 +62,10 @@ impl Turn {
     /// Whether a packet is one of a flow's own. One that may be a flow's first packet, and comes from the side that
     /// started it, is judged as a new one is, for as long as the flow is half-open. A SYN is one of no flow, other than where policy denies
     /// it (see [`Self::answers`]); a SYN-ACK of the side that started a flow is one of it once the other side was heard. Nor is what
-    /// the pod sends to somebody else than its node, of a flow with that or with a Service.
+    /// leaves the flow by where it goes or comes from (see [`Arrival::leaves`]).
     pub(super) fn belongs(&self, arrival: Arrival, place: Place, flow: &Flow) -> bool {
         let direction = arrival.direction;
-        let is_astray = arrival.astray && (flow.node || flow.service);
-        if is_astray || self.kind == Kind::Start && self.key.protocol == TCP {
+        if arrival.leaves(flow) || self.kind == Kind::Start && self.key.protocol == TCP {
             false
         } else if direction == flow.initiator {
             let is_answer =

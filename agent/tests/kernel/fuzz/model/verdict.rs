@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use postern_common::reason::Reason;
 use postern_policy::model::Direction;
 
-use super::flows::Key;
+use super::flows::{Flow, Key};
 use crate::fuzz::sequence::Veth;
 use crate::fuzz::world::{self, Policy, Services, TOGETHER, Wanted};
 
@@ -17,6 +17,19 @@ pub(super) struct Arrival {
     pub(super) astray: bool,
     /// What the pod gets, by another interface.
     pub(super) forwarded: bool,
+}
+
+impl Arrival {
+    /// Whether a packet is none of a flow's, though its addresses and ports are: the pod sends it to somebody else than its node, and the
+    /// flow is with that or with a Service; or it comes from elsewhere, and a process of the node started the flow.
+    pub(super) fn leaves(&self, flow: &Flow) -> bool {
+        self.astray && (flow.node || flow.service) || self.forwarded && flow.from_node
+    }
+
+    /// Whether it goes to the node, or comes from there.
+    pub(super) fn is_by_node(&self) -> bool {
+        !self.astray && !self.forwarded
+    }
 }
 
 /// What is asked: who starts what.
@@ -37,6 +50,8 @@ pub(super) struct Answer {
     pub(super) node: bool,
     /// Whether it goes where a packet may end elsewhere: to a Service, or to the node.
     pub(super) service: bool,
+    /// Whether it comes from a process of that node, and passes by that alone.
+    pub(super) from_node: bool,
     /// Whether it opens no flow.
     pub(super) flowless: bool,
 }
@@ -54,7 +69,13 @@ pub(super) fn ask(veth: Veth, services: Services, question: Question, arrival: A
     let Question { initiator, peer, protocol, peer_port, wanted } = question;
     let policy = veth.policy;
     let isolates = policy.isolates(initiator);
-    let mut answer = Answer { reason: Reason::NotIsolated, node: false, service: false, flowless: false };
+    let mut answer = Answer {
+        reason: Reason::NotIsolated,
+        node: false,
+        service: false,
+        from_node: false,
+        flowless: false,
+    };
     let sends = initiator == Direction::Egress;
     let is_tunnel = world::is_tunnel(peer, protocol, peer_port);
     if !sends && !isolates {
@@ -99,5 +120,6 @@ pub(super) fn ask(veth: Veth, services: Services, question: Question, arrival: A
     } else {
         Reason::DeniedByPolicy
     };
+    answer.from_node = answer.reason == Reason::Node && !sends && arrival.direction == Direction::Ingress;
     answer
 }
