@@ -1,14 +1,14 @@
 //! In what order a packet is judged. The numbers are those of docs/packet-path.md, and stand where each is decided:
 //!
-//! 1. A packet of an established flow passes before anything else is looked up: [`fast_path`].
-//! 2. The endpoint, by interface: none, or one that is isolated in neither direction. From here on [`slow_path`].
-//! 3. What cannot be read, and source-routed packets; other ethertypes than IPv4, IPv6 and ARP: [`reason_of_others`].
+//! 1. A packet of an established flow passes before anything else is looked up: `fast_path`.
+//! 2. The endpoint, by interface: none, or one that is isolated in neither direction. From here on `slow_path`.
+//! 3. What cannot be read, and source-routed packets; other ethertypes than IPv4, IPv6 and ARP: `reason_of_others`.
 //! 4. Anti-spoofing, of what the pod sends.
 //! 5. The link's own messages.
 //! 6. Later fragments, which follow their first.
-//! 7. Flows: half-open ones, and established ones that are judged again: [`reason_of_flow`].
-//! 8. ICMP errors about a flow that is allowed: [`reason_of_error`].
-//! 9. Policy, for what starts something new. A TCP SYN always does: [`reason_of_syn`].
+//! 7. Flows: half-open ones, and established ones that are judged again: `reason_of_flow`.
+//! 8. ICMP errors about a flow that is allowed: `reason_of_error`.
+//! 9. Policy, for what starts something new. A TCP SYN always does: `reason_of_syn`.
 //! 10. A new flow that cannot be noted.
 
 use aya_ebpf::bindings::__sk_buff;

@@ -184,7 +184,7 @@ unsafe fn is_same<A: Family>(one: *const A::FlowKey, other: *const A::FlowKey) -
     let mut difference = 0;
     let mut word = 0;
     while word < words::<A>() {
-        // SAFETY: the caller's. Volatile: another CPU may be writing. One branch in all, as in `half_open`.
+        // SAFETY: the caller's. Volatile: another CPU may be writing. One branch in all, as in `row`.
         let differs = unsafe { read_volatile(one.add(word)) ^ read_volatile(other.add(word)) };
         difference = opaque(difference | u64::from(differs));
         word += 1;

@@ -109,7 +109,7 @@ fn half_open_of<const DIRECTION: u8, A: Family>(
     if allowed { Known::Allowed } else { Known::Denied }
 }
 
-/// Notes a packet of the half-open flow that was found, which may be established by it: see [`finish`].
+/// Notes a packet of the half-open flow that was found, which may be established by it: see [`finish_flow`].
 #[inline(always)]
 pub fn step<A: Family>(context: &mut Context<A>, direction: u8) {
     let is_established = half_open::is_established_by(&context.flow, direction, context.packet.protocol);
@@ -127,7 +127,7 @@ by_family! {
     }
 }
 
-/// [`finish`], checked apart by the verifier.
+/// Writes what the packet does to its flow. Checked apart by the verifier.
 #[inline(always)]
 pub fn finish_flow<A: Family>(context: &mut Context<A>) {
     let place = place_of(context);
@@ -135,7 +135,7 @@ pub fn finish_flow<A: Family>(context: &mut Context<A>) {
     unsafe { finish_apart(&raw mut *context, place) };
 }
 
-/// Writes what the packet does to its flow: once, wherever it was judged, for the verifier's sake.
+/// What [`finish_flow`] does: once, wherever the packet was judged, for the verifier's sake.
 #[inline(always)]
 fn finish<A: Family>(context: &mut Context<A>) {
     let direction = context.direction;

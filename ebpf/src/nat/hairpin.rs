@@ -46,7 +46,7 @@ pub fn is_noted(ifindex: u32, digest: u32, port: u16, protocol: u16) -> bool {
     let sought = Hairpin { expires: 0, digest, port, protocol };
     let slot = hairpin_slot(ifindex, &sought);
     let Some(noted) = seqcount::read_twice(|| maps::HAIRPINS.get_ptr(slot)) else { return false };
-    // SAFETY: the helper takes nothing and only reads a clock, that of `behind_nat`.
+    // SAFETY: the helper takes nothing and only reads a clock, that of `postrouting`.
     let now = unsafe { bpf_ktime_get_ns() };
     noted.expires > now && Hairpin { expires: 0, ..noted } == sought
 }

@@ -83,7 +83,7 @@ by_family! {
     }
 }
 
-/// [`verdict`]
+/// What policy says of where a packet goes. Checked apart by the verifier.
 #[inline(always)]
 pub fn call_verdict<A: Family>(sender: &Sender, target: &Target<A>) -> Reason {
     // SAFETY: they are what they say.
@@ -91,7 +91,7 @@ pub fn call_verdict<A: Family>(sender: &Sender, target: &Target<A>) -> Reason {
 }
 
 /// Remembers where the packets of a flow go, of which policy says this, if what was noted is believed; and says what becomes of the packet.
-/// Checked apart by the verifier: [`call_remember`].
+/// What [`call_remember`] does.
 #[inline(always)]
 fn remember<A: Family>(crossing: &Crossing, target: &Target<A>, reason: Reason, believed: bool) -> Reason {
     let established = goes_established(crossing, target);
@@ -207,7 +207,7 @@ by_family! {
     }
 }
 
-/// [`remember`]
+/// Remembers where the packets of a flow go, and says what becomes of this one. Checked apart by the verifier.
 #[inline(always)]
 pub fn call_remember<A: Family>(
     crossing: &Crossing,
@@ -255,7 +255,7 @@ by_family! {
     }
 }
 
-/// [`is_allowed_already`]
+/// Whether a veth has a flow that is allowed, from the pod to where it goes, or back. Checked apart by the verifier.
 #[inline(always)]
 pub fn call_is_allowed_already<A: Family>(ifindex: u32, source: &A, target: &Target<A>) -> bool {
     // SAFETY: they are what they say.
