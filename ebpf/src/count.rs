@@ -5,8 +5,9 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use postern_common::reason::Reason;
 
+use crate::atomic;
+use crate::config;
 use crate::maps::COUNTERS;
-use crate::{atomic, config};
 
 /// Counts a packet under its reason.
 #[inline(always)]
@@ -29,7 +30,7 @@ pub fn packet(reason: Reason, direction: u8) {
 pub fn conclude<const DIRECTION: u8>(ctx: &TcContext, reason: Reason) -> i32 {
     packet(reason, DIRECTION);
     if reason.drops() {
-        // SAFETY: the context of a running program is valid.
+        // SAFETY: the packet of a running program is valid.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
         debug!(ctx, "ifindex {} direction {}: dropped for reason {}", ifindex, DIRECTION, reason as u8);
         return TC_ACT_SHOT;

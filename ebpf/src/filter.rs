@@ -1,32 +1,45 @@
-//! In what order a packet is judged: the numbers here are those of docs/packet-path.md.
+//! In what order a packet is judged. The numbers are those of docs/packet-path.md, and stand where each is decided:
+//!
+//! 1. A packet of an established flow passes before anything else is looked up: `fast_path`.
+//! 2. The endpoint, by interface: none, or one that is isolated in neither direction. From here on `slow_path`.
+//! 3. What cannot be read, and source-routed packets; other ethertypes than IPv4, IPv6 and ARP: `reason_of_others`.
+//! 4. Anti-spoofing, of what the pod sends.
+//! 5. The link's own messages.
+//! 6. Later fragments, which follow their first.
+//! 7. Flows: half-open ones, and established ones that are judged again: `reason_of_flow`.
+//! 8. ICMP errors about a flow that is allowed: `reason_of_error`.
+//! 9. Policy, for what starts something new. A TCP SYN always does: `reason_of_syn`.
+//! 10. A new flow that cannot be noted.
 
-use core::ptr::NonNull;
-
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use postern_common::conntrack::{Flow, Row, SERVICE, state};
+use postern_common::conntrack::Flow;
 use postern_common::direction::{EGRESS, INGRESS};
 use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED, QUARANTINE};
 use postern_common::reason::Reason;
 use postern_common::service::{JUDGED, NOTHING_NOTED};
 use postern_common::{IPPROTO_ICMP, IPPROTO_TCP};
 
-use crate::addressed::{self, is_astray};
-use crate::apart::Stage;
+use crate::context::{self, Context, Isolated, claim, ifindex, readable};
 use crate::count::conclude;
-use crate::family::Address;
-use crate::fragment::Relation;
-use crate::parse::{self, Fragment, Frame, Packet, ethertype};
-use crate::pick_up::{PickedUp, picked_up};
-use crate::scene::{Scene, ifindex, readable, step};
-use crate::service::{self, has_ports};
-use crate::verdict::{self, Question};
-use crate::{apart, claim, config, conntrack, directory, fragment, guard, half_open, recall, steady};
+use crate::family::Family;
+use crate::flow::cursor::step;
+use crate::flow::fragment::{self, Relation};
+use crate::flow::known::{self, Known};
+use crate::flow::midstream::{self, Midstream};
+use crate::flow::{established, half_open};
+use crate::global::stage_of_direction;
+use crate::nat::{hairpin, tag};
+use crate::parse::{self, Fragment, Frame, Packet, ethertype, has_ports};
+use crate::policy::query::Question;
+use crate::policy::{addressed, cache, judge};
+use crate::{antispoof, config, seqcount};
 
 /// Judges one packet: the two programs of an isolated pod.
 #[inline(always)]
 pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
     if DIRECTION == EGRESS {
-        service::tag(ctx, NOTHING_NOTED);
+        tag::tag(ctx, NOTHING_NOTED);
     }
     conclude::<DIRECTION>(ctx, claim::within(|place| reason::<DIRECTION>(ctx, place)))
 }
@@ -34,18 +47,16 @@ pub fn judge<const DIRECTION: u8>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
     match parse::frame(ctx) {
-        Ok(Frame { ethertype: ethertype::IPV4, payload }) => {
-            reason_of_packet::<DIRECTION, u32>(ctx, payload, place)
-        }
+        Ok(Frame { ethertype: ethertype::IPV4, payload }) => fast_path::<DIRECTION, u32>(ctx, payload, place),
         Ok(Frame { ethertype: ethertype::IPV6, payload }) => {
-            reason_of_packet::<DIRECTION, [u32; 4]>(ctx, payload, place)
+            fast_path::<DIRECTION, [u32; 4]>(ctx, payload, place)
         }
-        // SAFETY: the context is the running program's; these return a reason's number.
+        // SAFETY: `ctx` is the running program's; these return a reason's number.
         _ => unsafe {
             Reason::of(if DIRECTION == EGRESS {
-                apart::others_from_pod(ctx.skb.skb)
+                others_from_pod(ctx.skb.skb)
             } else {
-                apart::others_to_pod(ctx.skb.skb)
+                others_to_pod(ctx.skb.skb)
             })
         },
     }
@@ -53,126 +64,159 @@ fn reason<const DIRECTION: u8>(ctx: &TcContext, place: u32) -> Reason {
 
 /// A packet of one family, whose flow is looked for first of all (1).
 #[inline(always)]
-fn reason_of_packet<const DIRECTION: u8, A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
-    let Some(scene) = A::scene(place) else {
+fn fast_path<const DIRECTION: u8, A: Family>(ctx: &TcContext, start: usize, place: u32) -> Reason {
+    let Some(context) = context::at::<A>(place) else {
         // Every array has its elements.
         return Reason::Malformed;
     };
     // SAFETY: it belongs to this CPU, where nobody else has the place.
-    let scene = unsafe { &mut *scene };
+    let context = unsafe { &mut *context };
     if config::realtime() {
-        scene.place = place;
+        context.cpu.place = place;
     }
-    scene.set::<DIRECTION>(ctx, start);
-    let Packet { transport, fragment, protocol, .. } = scene.packet;
-    let may_be_new = transport.starts && protocol == IPPROTO_TCP;
-    if scene.readable == readable::YES && transport.flow && fragment == Fragment::Whole && !may_be_new {
-        let Some(flow) = A::flow(&scene.key) else {
-            scene.absent = 1;
-            return call(Stage::SlowPath(DIRECTION), ctx, scene);
+    context.set::<DIRECTION>(ctx, start);
+    // 1
+    let Packet { transport, fragment, protocol, .. } = context.packet;
+    let may_be_new = transport.opens && protocol == IPPROTO_TCP;
+    if context.readable == readable::YES && transport.flow && fragment == Fragment::Whole && !may_be_new {
+        let Some(flow) = A::flow(&context.established.key) else {
+            context.established.absent = 1;
+            return call_slow_path::<DIRECTION, A>(ctx, context);
         };
         // SAFETY: the element stays valid until this program ends. What is written is written elsewhere.
         let flow: &Flow = unsafe { &*flow };
-        let is_against = transport.starts && flow.initiator != DIRECTION;
-        if conntrack::is_current(flow, scene.generation, scene.now)
+        let is_against = transport.opens && flow.initiator != DIRECTION;
+        if established::is_current(flow, context.generation, context.now)
             && !is_against
-            && !addressed::leaves_flow(ctx, scene, flow.flags, DIRECTION)
+            && !addressed::leaves_flow(ctx, context, flow.flags, DIRECTION)
         {
-            let crosses = service::crosses(flow, DIRECTION);
-            if conntrack::is_due(flow, protocol, transport, scene.now) {
-                conntrack::note(scene, DIRECTION);
+            let crosses = tag::crosses(flow, DIRECTION);
+            if established::is_due(flow, protocol, transport, context.now) {
+                established::note(context, DIRECTION);
             }
             if crosses {
-                service::cross(ctx, scene, service::of_known());
+                tag::cross(ctx, context, tag::of_known());
             }
             return Reason::Established;
         }
     }
-    call(Stage::SlowPath(DIRECTION), ctx, scene)
+    call_slow_path::<DIRECTION, A>(ctx, context)
 }
 
-/// Judges a packet by a stage of its own.
-#[inline(always)]
-fn call<A: Address>(stage: Stage, ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    // SAFETY: the context is the running program's, and nobody else has the scene; stages that judge return a reason's number.
-    unsafe { Reason::of(A::call(stage, ctx.skb.skb, scene)) }
+stage_of_direction! {
+    /// [`slow_path`], which the verifier checks apart, as what it calls.
+    fn call_slow_path(Context)[slow_path_from_pod4, slow_path_from_pod6, slow_path_to_pod4, slow_path_to_pod6]
+        = Malformed, slow_path
 }
 
-/// Everything but packets of flows that go on (2 to 10). Functions of their own from here on, so that they read the scene from
-/// memory: see [`crate::maps::SCENES4`].
+/// Everything but packets of flows that go on (2 to 10). Functions of their own from here on, so that they read the context from
+/// memory: see [`crate::context::SCENES4`].
 #[inline(always)]
-pub fn slow_path<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
+fn slow_path<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Context<A>) -> Reason {
     // The generation was read; what is judged by it is read from here on.
-    steady::fence();
-    if !recall::take_endpoint(scene) {
+    seqcount::fence();
+    // 2
+    let ifindex = context.ifindex;
+    let Some(endpoint) = cache::endpoint(ifindex, context.endpoint_to_fill()) else {
         return Reason::NoEndpoint;
-    }
-    if is_open(&scene.endpoint) {
+    };
+    if is_open(endpoint) {
         return Reason::NotIsolated;
     }
-    scene.take_sides::<DIRECTION>();
-    scene.astray = addressed::strays(ctx, &scene.endpoint, DIRECTION);
-    match scene.readable {
+    let astray = addressed::strays(ctx, endpoint, DIRECTION);
+    let context = context.isolated::<DIRECTION>(astray);
+    // 3
+    match context.readable {
         readable::YES => {}
         readable::SOURCE_ROUTED => return Reason::SourceRouted,
         _ => return Reason::Malformed,
     }
-    if DIRECTION == EGRESS && scene.endpoint.flags & GUARDED != 0 && guard::is_spoofed(ctx, scene) {
+    // 4
+    if DIRECTION == EGRESS && context.endpoint().flags & GUARDED != 0 && antispoof::is_spoofed(ctx, context) {
         return Reason::Spoofed;
     }
-    if A::is_link(ctx, scene) && !(DIRECTION == EGRESS && leaves_link(ctx, scene)) {
+    // 5
+    if A::is_link_control(ctx, &context.packet, context.start as usize)
+        && !(DIRECTION == EGRESS && leaves_link(ctx, context))
+    {
         return Reason::Link;
     }
-    if scene.packet.fragment == Fragment::Later {
-        return match fragment::relation::<DIRECTION, A>(ctx, scene) {
+    // 6
+    if context.packet.fragment == Fragment::Later {
+        return match fragment::relation::<DIRECTION, A>(ctx, context) {
             Relation::Follows => Reason::Established,
             Relation::Overlaps => Reason::Malformed,
             Relation::Orphan | Relation::Elsewhere => Reason::OrphanFragment,
         };
     }
-    let Packet { transport, protocol, .. } = scene.packet;
+    // 7 to 10
+    let Packet { transport, protocol, .. } = context.packet;
     let reason = if transport.error {
-        call(Stage::Error(DIRECTION), ctx, scene)
-    } else if transport.starts && protocol == IPPROTO_TCP {
-        call(Stage::Syn(DIRECTION), ctx, scene)
+        call_error::<DIRECTION, A>(ctx, context)
+    } else if transport.opens && protocol == IPPROTO_TCP {
+        call_syn::<DIRECTION, A>(ctx, context)
     } else {
-        call(Stage::Flow(DIRECTION), ctx, scene)
+        call_flow::<DIRECTION, A>(ctx, context)
     };
-    if scene.step != step::NOTHING {
-        A::finish(scene);
+    if context.step != step::NOTHING {
+        known::finish_flow(context);
     }
     if DIRECTION == EGRESS
         && !reason.drops()
-        && has_ports(scene.packet.protocol)
-        && !scene.packet.transport.error
+        && has_ports(context.packet.protocol)
+        && !context.packet.transport.error
     {
         // Of flows that are known, those to Services; of what is new, everything: wherever it goes, policy has not allowed more than
         // the address that stands on it.
         let flags = match reason {
-            Reason::Established => service::of_known(),
+            Reason::Established => tag::of_known(),
             Reason::AllowedByPolicy | Reason::NotIsolated => JUDGED,
             _ => 0,
         };
-        if reason != Reason::Established || scene.service {
-            service::cross(ctx, scene, flags);
+        if reason != Reason::Established || tag::crosses(&context.flow, DIRECTION) {
+            tag::cross(ctx, context, flags);
         }
     }
-    if scene.packet.fragment == Fragment::First {
-        fragment::note::<DIRECTION, A>(ctx, scene, !reason.drops());
+    if context.packet.fragment == Fragment::First {
+        fragment::note::<DIRECTION, A>(ctx, context, !reason.drops());
     }
     reason
 }
 
 /// Whether the node would send on what a pod sends to the link: it is for nobody on the link, and addressed to the node.
 #[inline(never)]
-fn leaves_link<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    let peer = scene.packet.destination;
-    !peer.is_on_link() && addressed::is_to_node(ctx, &scene.endpoint) && !peer.is_nodes(scene.endpoint.epoch)
+fn leaves_link<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
+    let peer = context.packet.destination;
+    !peer.stays_on_link()
+        && addressed::is_to_node(ctx, context.endpoint())
+        && !peer.is_local_node(context.endpoint().epoch)
 }
 
 #[inline(always)]
 fn is_open(endpoint: &Endpoint) -> bool {
     endpoint.ingress_class == NOT_ISOLATED && endpoint.egress_class == NOT_ISOLATED
+}
+
+/// [`reason_of_others`] of what a pod sends: one of [`Reason`]'s numbers. Checked apart by the verifier.
+///
+/// # Safety
+///
+/// The `skb` must be the running program's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn others_from_pod(skb: *mut __sk_buff) -> u32 {
+    reason_of_others::<EGRESS>(&TcContext::new(skb)) as u32
+}
+
+/// The same of what a pod gets.
+///
+/// # Safety
+///
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn others_to_pod(skb: *mut __sk_buff) -> u32 {
+    reason_of_others::<INGRESS>(&TcContext::new(skb)) as u32
 }
 
 /// What is neither IPv4 nor IPv6 (2 to 5). Checked apart by the verifier.
@@ -182,16 +226,20 @@ pub fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
     let (kind, payload) = parse::frame(ctx).map_or((UNREADABLE, 0), |it| (it.ethertype.into(), it.payload));
     let ifindex = ifindex(ctx);
     let mut endpoint = Endpoint::default();
-    if !recall::endpoint(ifindex, &mut endpoint) {
+    // 2
+    if cache::endpoint(ifindex, &mut endpoint).is_none() {
         return Reason::NoEndpoint;
     }
     if is_open(&endpoint) {
         return Reason::NotIsolated;
     }
     if kind == u32::from(ethertype::ARP) {
-        return match guard::is_spoofed_arp(ctx, payload, ifindex) {
+        return match antispoof::is_spoofed_arp(ctx, payload, ifindex) {
+            // 4
             Ok(true) if DIRECTION == EGRESS && endpoint.flags & GUARDED != 0 => Reason::Spoofed,
+            // 5
             Ok(_) => Reason::Link,
+            // 3, as what follows
             Err(_) => Reason::Malformed,
         };
     }
@@ -205,299 +253,148 @@ pub fn reason_of_others<const DIRECTION: u8>(ctx: &TcContext) -> Reason {
 /// In place of an ethertype: there is none.
 const UNREADABLE: u32 = u32::MAX;
 
-/// What is known of a packet's flow.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// Nothing.
-    Nothing,
-    /// Policy allows it.
-    Allowed,
-    /// It was allowed once, and policy, asked just now, does not allow it.
-    Denied,
+stage_of_direction! {
+    /// [`reason_of_error`]
+    fn call_error(Isolated)[error_from_pod4, error_from_pod6, error_to_pod4, error_to_pod6]
+        = Malformed, reason_of_error
 }
 
-/// Looks for an established flow, of whatever generation.
+/// An ICMP error: about a flow that is allowed, or else a packet without ports (8, 9).
 #[inline(always)]
-fn known_established<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    scene: &mut Scene<A>,
-    note: bool,
-) -> Known {
-    if scene.absent != 0 || !conntrack::read(scene) {
-        scene.absent = 1;
-        return Known::Nothing;
-    }
-    if scene.flow.expires <= scene.now || scene.packet.transport.starts && scene.flow.initiator != DIRECTION {
-        return Known::Nothing;
-    }
-    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
-        return Known::Nothing;
-    }
-    let is_allowed = conntrack::judge_established_again(ctx, scene, note);
-    // That the other side is the node may have turned out just now.
-    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
-        return Known::Nothing;
-    }
-    if !is_allowed {
-        return Known::Denied;
-    }
-    scene.service = scene.flow.flags & SERVICE != 0;
-    Known::Allowed
-}
-
-/// Looks for half-open flows (7): those that began in the other direction, and then in this one. The packet is noted as one of the flow.
-#[inline(always)]
-fn known_half_open_either<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    scene: &mut Scene<A>,
-    row: NonNull<Row>,
-) -> Known {
-    let transport = scene.packet.transport;
-    if transport.starts {
-        return Known::Nothing;
-    }
-    let answers = known_half_open::<DIRECTION, A>(ctx, scene, row, (other_way(DIRECTION), true));
-    // Packets of the first direction that may be the first are judged as such, until the flow is established. A SYN-ACK never is.
-    let is_never_first = transport.goes_on || transport.answers && scene.packet.protocol == IPPROTO_TCP;
-    if answers == Known::Allowed || !is_never_first {
-        return answers;
-    }
-    match known_half_open::<DIRECTION, A>(ctx, scene, row, (DIRECTION, true)) {
-        Known::Nothing => answers,
-        goes_on => goes_on,
-    }
-}
-
-/// Looks for a half-open flow that began in one direction.
-#[inline(never)]
-fn known_half_open<const DIRECTION: u8, A: Address>(
-    ctx: &TcContext,
-    scene: &mut Scene<A>,
-    row: NonNull<Row>,
-    (initiator, note): (u8, bool),
-) -> Known {
-    if !half_open::find(scene, row, initiator) {
-        return Known::Nothing;
-    }
-    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
-        return Known::Nothing;
-    }
-    let flow = &scene.flow;
-    // A SYN-ACK of the side that sent the first SYN: both sent one (RFC 9293 3.5).
-    if note && initiator == DIRECTION && scene.packet.transport.answers && flow.state != state::ANSWERED {
-        return Known::Nothing;
-    }
-    let (generation, flags) = (flow.generation, flow.flags);
-    let allowed = conntrack::judge_again(ctx, scene);
-    let flow = scene.flow;
-    scene.service = flow.flags & SERVICE != 0;
-    if is_astray(ctx, scene, scene.flow.flags, DIRECTION) {
-        half_open::update(scene, row);
-        return Known::Nothing;
-    }
-    if allowed && note {
-        step(scene, DIRECTION);
-    } else if !allowed || flow.generation != generation || flow.flags != flags {
-        half_open::update(scene, row);
-    }
-    if allowed { Known::Allowed } else { Known::Denied }
-}
-
-/// Notes a packet of the half-open flow that was found, which may be established by it: see [`finish`].
-#[inline(always)]
-fn step<A: Address>(scene: &mut Scene<A>, direction: u8) {
-    let is_established = half_open::is_established_by(&scene.flow, direction, scene.packet.protocol);
-    scene.step = if is_established { step::ESTABLISHES } else { step::HALF_OPEN };
-}
-
-/// Writes what the packet does to its flow: once, wherever it was judged, for the verifier's sake.
-#[inline(always)]
-pub fn finish<A: Address>(scene: &mut Scene<A>) {
-    let direction = scene.direction;
-    let Packet { transport, protocol, .. } = scene.packet;
-    if scene.step != step::HALF_OPEN {
-        let half_open = scene.flow;
-        scene.flow.state = state::ESTABLISHED;
-        scene.flow.progress = 0;
-        conntrack::refresh(&mut scene.flow, direction, protocol, transport, scene.now);
-        let is_established = directory::establish(scene);
-        if scene.step == step::PICKED_UP {
-            // Where there is no room, the next packet asks again.
-            return;
-        }
-        scene.flow = half_open;
-        if is_established {
-            scene.flow.expires = 0;
-        }
-        // Else it stays what it was.
-    }
-    let Some(row) = half_open::row(scene) else { return };
-    if scene.flow.expires != 0 {
-        half_open::advance(&mut scene.flow, direction, protocol, scene.now);
-    }
-    half_open::update(scene, row);
-}
-
-const fn other_way(direction: u8) -> u8 {
-    if direction == EGRESS { INGRESS } else { EGRESS }
-}
-
-/// An ICMP error (8): about a flow that is allowed, or else a packet without ports.
-#[inline(always)]
-pub fn reason_of_error<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let peer = scene.peer.0;
-    // One in fragments is none that a host or router sends: they keep errors short.
-    if scene.packet.fragment == Fragment::Whole && A::quote(ctx, &mut scene.packet) {
-        scene.take_sides::<DIRECTION>();
-        scene.name_flow::<DIRECTION>();
-        half_open::identify(scene);
-        let known = known_established::<DIRECTION, A>(ctx, scene, false);
-        let allowed = match known {
+fn reason_of_error<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> Reason {
+    let peer = context.peer().0;
+    // 8. One in fragments is none that a host or router sends: they keep errors short.
+    if context.packet.fragment == Fragment::Whole && A::quote(ctx, &mut context.packet) {
+        context.take_sides::<DIRECTION>();
+        context.name_flow::<DIRECTION>();
+        let allowed = match known::established::<DIRECTION, A>(ctx, context, false) {
             // Where there is an established flow, it decides alone.
             Known::Allowed => true,
             Known::Denied => false,
-            Known::Nothing => is_about_half_open::<DIRECTION, A>(ctx, scene),
+            Known::Nothing => known::is_about_half_open::<DIRECTION, A>(ctx, context),
         };
         if allowed {
             return Reason::Related;
         }
     }
+    // 9
     let (direction, protocol, port) = (DIRECTION, IPPROTO_ICMP, 0);
-    scene.question = Question { direction, peer, protocol, port, resolved: false };
-    verdict::judge(ctx, scene)
+    context.query.question = Question { direction, peer, protocol, port, resolved: false };
+    judge::judge(ctx, context)
 }
 
-/// Whether an ICMP error, whose flow the scene has, is about a half-open one that is allowed.
-#[inline(always)]
-fn is_about_half_open<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
-    let Some(row) = half_open::row(scene) else { return false };
-    // One that goes the way of a half-open flow's first direction is about an answer.
-    let mut initiator = if scene.packet.transport.starts { DIRECTION } else { other_way(DIRECTION) };
-    loop {
-        if known_half_open::<DIRECTION, A>(ctx, scene, row, (initiator, false)) == Known::Allowed {
-            return true;
-        }
-        if initiator == DIRECTION {
-            return false;
-        }
-        initiator = DIRECTION;
-    }
+stage_of_direction! {
+    /// [`reason_of_syn`]
+    fn call_syn(Isolated)[syn_from_pod4, syn_from_pod6, syn_to_pod4, syn_to_pod6] = Malformed, reason_of_syn
 }
 
 /// A SYN begins its flow anew, whatever was known of its addresses and ports (9, 10).
 #[inline(always)]
-pub fn reason_of_syn<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let mut reason = scene.judge(ctx, DIRECTION);
-    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+fn reason_of_syn<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> Reason {
+    // 9
+    let mut reason = judge::judge_flow(ctx, context, DIRECTION);
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && hairpin::is_hairpin(ctx, context) {
         reason = Reason::AllowedByPolicy;
     }
-    if reason == Reason::DeniedByPolicy && is_answer::<DIRECTION, A>(ctx, scene) {
+    if reason == Reason::DeniedByPolicy && known::is_answer::<DIRECTION, A>(ctx, context) {
         return Reason::Established;
     }
-    if reason.drops() || scene.flowless {
+    if reason.drops() || context.query.outcome.flowless {
         return reason;
     }
-    if A::flow(&scene.key).is_some() {
-        A::forget(&scene.key);
+    if A::flow(&context.established.key).is_some() {
+        A::forget(&context.established.key);
     }
-    if DIRECTION == INGRESS && scene.is_for_another() {
+    if DIRECTION == INGRESS && addressed::is_for_another(context) {
         return reason;
     }
-    half_open::identify(scene);
-    let Some(row) = half_open::row(scene) else { return Reason::FlowTableFull };
-    half_open::seek(scene, row, DIRECTION);
-    if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
+    // 10
+    let Some(bucket) = half_open::bucket(context) else { return Reason::FlowTableFull };
+    half_open::probe(context, bucket, DIRECTION);
+    if half_open::insert(context, bucket, DIRECTION) { reason } else { Reason::FlowTableFull }
 }
 
-/// Whether a SYN that policy denies answers one that was sent the other way at the same time (RFC 9293 3.5).
-#[inline(always)]
-fn is_answer<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
-    half_open::identify(scene);
-    let Some(row) = half_open::row(scene) else { return false };
-    if !half_open::find(scene, row, other_way(DIRECTION))
-        || scene.flow.state != state::OPENING
-        || is_astray(ctx, scene, scene.flow.flags, DIRECTION)
-        // After policy changed, the first side's next SYN is judged before this one is an answer again.
-        || !conntrack::is_current(&scene.flow, scene.generation, scene.now)
-    {
-        return false;
-    }
-    scene.service = scene.flow.flags & SERVICE != 0;
-    step(scene, DIRECTION);
-    true
+stage_of_direction! {
+    /// [`reason_of_flow`]
+    fn call_flow(Isolated)[flow_from_pod4, flow_from_pod6, flow_to_pod4, flow_to_pod6]
+        = Malformed, reason_of_flow
 }
 
 /// Any other packet that is not of an established flow of this generation (7, 9, 10).
 #[inline(always)]
-pub fn reason_of_flow<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> Reason {
-    let transport = scene.packet.transport;
+fn reason_of_flow<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> Reason {
+    let transport = context.packet.transport;
     if !transport.flow {
-        return scene.judge(ctx, DIRECTION);
+        // 9
+        return judge::judge_flow(ctx, context, DIRECTION);
     }
-    half_open::identify(scene);
-    let mut known = known_established::<DIRECTION, A>(ctx, scene, true);
+    // 7
+    let mut known = known::established::<DIRECTION, A>(ctx, context, true);
     if known == Known::Allowed {
         return Reason::Established;
     }
-    let Some(row) = half_open::row(scene) else {
-        let reason = scene.judge(ctx, DIRECTION);
-        return if reason.drops() || scene.flowless { reason } else { Reason::FlowTableFull };
+    let Some(bucket) = half_open::bucket(context) else {
+        // 9, 10
+        let reason = judge::judge_flow(ctx, context, DIRECTION);
+        return if reason.drops() || context.query.outcome.flowless { reason } else { Reason::FlowTableFull };
     };
     if known == Known::Nothing {
-        known = known_half_open_either::<DIRECTION, A>(ctx, scene, row);
+        known = known::half_open_either::<DIRECTION, A>(ctx, context, bucket);
         if known == Known::Allowed {
             return Reason::Established;
         }
     }
-    let mut reason = scene.judge(ctx, DIRECTION);
-    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && service::is_hairpin(ctx, scene) {
+    // 9
+    let mut reason = judge::judge_flow(ctx, context, DIRECTION);
+    if DIRECTION == INGRESS && reason == Reason::DeniedByPolicy && hairpin::is_hairpin(ctx, context) {
         // Allowed whatever became of the flow before, and whatever the pod's sockets say.
         reason = Reason::AllowedByPolicy;
         known = Known::Allowed;
-        if scene.absent == 0 {
-            A::forget(&scene.key);
-            scene.absent = 1;
+        if context.established.absent == 0 {
+            A::forget(&context.established.key);
+            context.established.absent = 1;
         }
     }
     if reason == Reason::Quarantined {
         return reason;
     }
     // Whatever else is known: this passes, if not as the start of something.
-    let unasked = reason == Reason::NotIsolated || reason == Reason::Node;
+    let exempt = reason == Reason::NotIsolated || reason == Reason::Node;
 
-    if transport.answers || known == Known::Denied && transport.goes_on {
-        return if unasked { reason } else { Reason::DeniedByPolicy };
+    if transport.answers || known == Known::Denied && transport.midstream {
+        return if exempt { reason } else { Reason::DeniedByPolicy };
     }
     if known == Known::Denied {
         // It may be a packet of its own, and does not reopen what policy closed.
         return reason;
     }
-    if scene.flowless {
+    if context.query.outcome.flowless {
         return reason;
     }
-    if transport.goes_on && known == Known::Nothing {
-        match picked_up(ctx, scene, reason) {
-            PickedUp::Allowed => return Reason::Established,
-            PickedUp::Denied => return if unasked { reason } else { Reason::DeniedByPolicy },
-            PickedUp::Unknown => {}
+    if transport.midstream && known == Known::Nothing {
+        match midstream::judge(ctx, context, reason) {
+            Midstream::Allowed => return Reason::Established,
+            Midstream::Denied => return if exempt { reason } else { Reason::DeniedByPolicy },
+            Midstream::Unknown => {}
         }
     }
     if reason.drops() || transport.resets {
         return reason;
     }
-    if scene.absent == 0 {
+    if context.established.absent == 0 {
         // What there was with the same ports is over, or was with a Service, which this is not.
-        A::forget(&scene.key);
+        A::forget(&context.established.key);
     }
-    if DIRECTION == INGRESS && scene.is_for_another() {
+    if DIRECTION == INGRESS && addressed::is_for_another(context) {
         return reason;
     }
-    if half_open::find(scene, row, DIRECTION) {
+    if half_open::lookup(context, bucket, DIRECTION) {
         // Once more before it is established; it was judged just now.
-        scene.flow.generation = scene.generation;
-        scene.flow.flags = scene.flow_flags();
-        step(scene, DIRECTION);
+        context.flow.generation = context.generation;
+        context.flow.flags = context.query.outcome.flow_flags();
+        known::step(context, DIRECTION);
         return reason;
     }
-    if half_open::open(scene, row, DIRECTION) { reason } else { Reason::FlowTableFull }
+    // 10
+    if half_open::insert(context, bucket, DIRECTION) { reason } else { Reason::FlowTableFull }
 }

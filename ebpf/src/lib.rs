@@ -1,15 +1,23 @@
 //! Postern's packet path: what the TC programs of this package are made of.
 //!
-//! [`filter`] says in what order a packet is judged; [`guard`] checks senders alone. Maps are declared in [`maps`], their
-//! types in `postern-common`; the agent writes the policy, the programs the flows, fragments and counters.
+//! [`filter`] says in what order a packet is judged, and [`context`] is what is known of it meanwhile. Its way goes through the folders:
 //!
-//! What may be on its way to a Service's backend is judged once more, behind the choice of the backend: [`service`] is the near side
-//! of that, [`behind_nat`] the far one. What a pod may not get is dropped by [`unconfirmed`] already, where it would be remembered
-//! as a connection on its way to the veth.
+//! | | |
+//! |---|---|
+//! | [`parse`] | what the frame says |
+//! | [`flow`] | whether it belongs to something that was allowed before |
+//! | [`policy`] | whether it may start something |
+//! | [`nat`] | whether it may go where a Service sends it: judged once more, once that is known |
 //!
-//! What the verifier checks by itself is declared in [`apart`].
+//! [`antispoof`] is the filter's check of senders, and a program of its own for pods that are not isolated. [`nat::unconfirmed`] drops
+//! what a pod may not get where it would be remembered as a connection on its way to the veth.
 //!
-//! Minimum kernel version: 5.12 (global functions with pointers, see [`apart`]); 6.4 for [`behind_nat`] and [`unconfirmed`].
+//! Below: [`address`] and [`tables`] are what differs by [`family`], [`maps`] what programs share with the agent, and [`seqcount`] how
+//! they read what it is replacing. Types of the maps are in `postern-common`; the agent writes the policy, the programs the flows,
+//! fragments and counters. What the verifier checks by itself is declared by [`global`].
+//!
+//! Minimum kernel version: 5.12 (global functions with pointers, see [`global`]); 6.4 for [`nat::postrouting`] and
+//! [`nat::unconfirmed`], of which [`nat::tc_egress`] stands in for the first.
 
 #![no_std]
 #![feature(asm_experimental_arch)]
@@ -25,33 +33,21 @@
     reason = "sizes and numbers of the packet path fit where they stand in keys"
 )]
 
-pub mod addressed;
-pub mod apart;
+pub mod address;
+pub mod antispoof;
 pub mod atomic;
-pub mod behind_nat;
-pub mod claim;
 pub mod config;
-pub mod conntrack;
+pub mod context;
 pub mod count;
-pub mod directory;
 pub mod family;
 pub mod filter;
-pub mod fragment;
-pub mod frame;
-pub mod guard;
-pub mod half_open;
+pub mod flow;
+pub mod global;
+pub mod hash;
 pub mod maps;
+pub mod nat;
 pub mod opaque;
 pub mod parse;
-pub mod pick_up;
-pub mod post_nat;
-pub mod recall;
-pub mod scene;
-pub mod service;
-pub mod skb;
-pub mod slot;
-pub mod sockets;
-pub mod steady;
-pub mod tunnel;
-pub mod unconfirmed;
-pub mod verdict;
+pub mod policy;
+pub mod seqcount;
+pub mod tables;

@@ -10,8 +10,9 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use postern_common::direction::{EGRESS, INGRESS};
-use postern_ebpf::skb::{NetfilterContext, Skb};
-use postern_ebpf::{behind_nat, config, filter, guard, post_nat, unconfirmed};
+use postern_ebpf::nat::{postrouting, tc_egress, unconfirmed};
+use postern_ebpf::parse::skb::{NetfilterContext, Skb};
+use postern_ebpf::{antispoof, config, filter};
 
 /// TC ingress of an isolated pod's host-side veth: what the pod sends.
 #[classifier]
@@ -28,14 +29,14 @@ pub fn postern_to_pod(ctx: TcContext) -> i32 {
 /// TC ingress of any other pod's host-side veth, with `--antispoof=all`: whether what the pod sends is its own.
 #[classifier]
 pub fn postern_guard(ctx: TcContext) -> i32 {
-    guard::judge(&ctx)
+    antispoof::judge(&ctx)
 }
 
 /// TC egress of the devices that packets leave by, where there are no netfilter programs: packets of isolated pods, once it is known where
 /// they go.
 #[classifier]
 pub fn postern_postnat(ctx: TcContext) -> i32 {
-    post_nat::judge(&ctx)
+    tc_egress::judge(&ctx)
 }
 
 /// On no interface: tells the agent the kernel's ticks, of which this is the lower half (`BPF_PROG_TEST_RUN`).
@@ -51,12 +52,12 @@ pub fn postern_ticks(_ctx: TcContext) -> i32 {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 pub unsafe extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -> u32 {
     // SAFETY: the caller, which is the kernel.
-    behind_nat::judge::<u32>(unsafe { Skb::of(context) })
+    postrouting::judge::<u32>(unsafe { Skb::of(context) })
 }
 
 /// The same for IPv6.
@@ -68,7 +69,7 @@ pub unsafe extern "C" fn postern_behind_nat4(context: *const NetfilterContext) -
 #[unsafe(link_section = "classifier")]
 pub unsafe extern "C" fn postern_behind_nat6(context: *const NetfilterContext) -> u32 {
     // SAFETY: the caller, which is the kernel.
-    behind_nat::judge::<[u32; 4]>(unsafe { Skb::of(context) })
+    postrouting::judge::<[u32; 4]>(unsafe { Skb::of(context) })
 }
 
 /// `NF_INET_POST_ROUTING` for IPv4, the last before conntrack confirms connections: whether the pod that a new one goes to may get it.

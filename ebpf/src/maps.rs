@@ -1,10 +1,7 @@
-//! All maps, with their shape and who writes them. Pinned by the agent under their names.
+//! The maps that programs share with the agent, or with each other: with their shape, and who writes them. Pinned by the agent under
+//! their names. What each CPU has for itself stands beside what it is of: [`crate::context`], [`crate::policy::cache`],
+//! [`crate::flow::midstream`].
 
-use crate::claim::{Claim, PLACES};
-use crate::pick_up::Asked;
-use crate::recall::{ANSWERS_KEPT, Kept, VETHS_KEPT};
-use crate::scene::Scene;
-use crate::verdict::Answer;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
@@ -113,36 +110,6 @@ pub static HALF_OPEN: HashMap<RowKey, Row, MAX_ROWS, GROWING> = HashMap::new();
 /// Slot of a veth and direction -> a datagram whose first fragment was allowed. Written by the programs.
 #[btf_map]
 pub static FRAGMENTS: HashMap<Slot, Datagram, MAX_FRAGMENTS, GROWING> = HashMap::new();
-
-/// Room for what is known of the packet at hand: the verifier follows every value on the stack through the whole
-/// program, but takes what comes from a map as it comes. Nobody else reads it. One of them is used; where programs of one CPU interrupt each other,
-/// whichever is free (see [`crate::claim`]).
-#[btf_map]
-pub static SCENES4: PerCpuArray<Scene<u32>, { PLACES as usize }> = PerCpuArray::new();
-
-/// The same for IPv6.
-#[btf_map]
-pub static SCENES6: PerCpuArray<Scene<[u32; 4]>, { PLACES as usize }> = PerCpuArray::new();
-
-/// Who has which of these, on kernels where programs of one CPU interrupt each other. Nobody else writes it.
-#[btf_map]
-pub static CLAIMS: PerCpuArray<Claim, { PLACES as usize }> = PerCpuArray::new();
-
-/// For how many denied packets each CPU has asked the pod's sockets, by veth. Nobody else reads it.
-#[btf_map]
-pub static ASKED: PerCpuArray<Asked, MAX_ENDPOINTS> = PerCpuArray::new();
-
-/// What this CPU knows by heart: endpoints, by veth. Nobody else reads it, as what follows.
-#[btf_map]
-pub static VETHS: PerCpuArray<Kept<1, Endpoint>, { VETHS_KEPT as usize }> = PerCpuArray::new();
-
-/// One address of either family, by veth.
-#[btf_map]
-pub static OWN_ADDRESSES: PerCpuArray<Kept<3, u64>, { VETHS_KEPT as usize * 2 }> = PerCpuArray::new();
-
-/// What the tables said of peers and ports.
-#[btf_map]
-pub static ANSWERS: PerCpuArray<Kept<4, Answer>, { ANSWERS_KEPT as usize }> = PerCpuArray::new();
 
 /// Packets by direction and reason ([`Reason::counter`]). Written by the programs.
 #[btf_map]

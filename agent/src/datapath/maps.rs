@@ -247,8 +247,8 @@ impl Maps {
     }
 
     /// Announces that elements of endpoints, pod addresses, peers, frontends, or verdicts in use are about to be written or removed,
-    /// until [`Self::end`]: programs look twice as long as that lasts, and forget what they kept (see `ebpf/src/steady.rs` and
-    /// `recall.rs` beside it).
+    /// until [`Self::end`]: programs look twice as long as that lasts, and forget what they kept (see `ebpf/src/seqcount.rs` and
+    /// `policy/cache.rs` beside it).
     ///
     /// # Errors
     ///
@@ -358,7 +358,7 @@ impl Maps {
     }
 
     /// Changes the state of the whole data path. Programs on other CPUs see all writes before it before they see it, and it before all
-    /// writes after it, on machines too that do not keep the order of stores (`ebpf/src/steady.rs` has the readers' side): calls of
+    /// writes after it, on machines too that do not keep the order of stores (`ebpf/src/seqcount.rs` has the readers' side): calls of
     /// bpf(2) are no barriers.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Programs for processors that do not keep the order of loads tell them where it matters (`ebpf/src/steady.rs`); those for others have
+//! Programs for processors that do not keep the order of loads tell them where it matters (`ebpf/src/seqcount.rs`); those for others have
 //! nothing of the kind, which would cost time. Which of the two, cargo's target decides, and nobody would see it in what packets do.
 
 use aya_obj::Object;

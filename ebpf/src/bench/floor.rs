@@ -6,9 +6,9 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::Flow;
 use postern_common::direction::INGRESS;
-use postern_ebpf::family::Address;
+use postern_ebpf::context::{self, readable};
+use postern_ebpf::family::Family;
 use postern_ebpf::parse::{self, Frame, ethertype};
-use postern_ebpf::scene::readable;
 
 use crate::vary::VARY;
 
@@ -47,29 +47,29 @@ pub fn note(ctx: &TcContext) {
 }
 
 #[inline(always)]
-fn note_flow<A: Address>(ctx: &TcContext, start: usize) {
+fn note_flow<A: Family>(ctx: &TcContext, start: usize) {
     if !is_found::<A>(ctx, start, Lookup::Flow)
-        && let Some(scene) = A::scene(0)
+        && let Some(context) = context::at::<A>(0)
     {
         // SAFETY: it belongs to this CPU. What was read just now stands there.
-        let key = unsafe { &raw const (*scene).key };
+        let key = unsafe { &raw const (*context).established.key };
         // SAFETY: the same. Where there is no room, the next packet tries again.
         let _ = A::remember(unsafe { &*key }, &Flow { expires: 1, ..Flow::default() });
     }
 }
 
 #[inline(always)]
-fn is_found<A: Address>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
-    let Some(scene) = A::scene(0) else { return false };
+fn is_found<A: Family>(ctx: &TcContext, start: usize, lookup: Lookup) -> bool {
+    let Some(context) = context::at::<A>(0) else { return false };
     // SAFETY: it belongs to this CPU, and TC programs on one CPU do not interrupt each other.
-    let scene = unsafe { &mut *scene };
-    scene.read::<INGRESS>(ctx, start);
-    if scene.readable != readable::YES || !scene.packet.transport.flow {
+    let context = unsafe { &mut *context };
+    context.read::<INGRESS>(ctx, start);
+    if context.readable != readable::YES || !context.packet.transport.flow {
         return false;
     }
     let found = match lookup {
         Lookup::Nothing => return true,
-        Lookup::Flow => A::flow(&scene.key),
+        Lookup::Flow => A::flow(&context.established.key),
     };
     // SAFETY: the element stays valid until this program ends. Volatile: whoever looks a flow up reads it.
     found.is_some_and(|flow| unsafe { read_volatile(&raw const (*flow).expires) } != 0)

@@ -50,7 +50,7 @@ fn next(vary: &mut Vary) -> u32 {
 #[inline(always)]
 fn write(ctx: &TcContext, offset: u32, word: u32) {
     let skb = ctx.skb.skb;
-    // SAFETY: the context of a running program is valid. Volatile: see `frame::read`.
+    // SAFETY: the packet of a running program is valid. Volatile: see `frame::read`.
     let (data, data_end) = unsafe {
         (read_volatile(&raw const (*skb).data) as usize, read_volatile(&raw const (*skb).data_end) as usize)
     };

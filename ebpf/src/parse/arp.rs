@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 
-use crate::frame::{self, Unreadable};
+use super::frame::{self, Unreadable};
 
 /// Ethernet, IPv4, and the lengths of their addresses.
 const FOR_IPV4: [u16; 3] = [1, 0x0800, 0x0604];

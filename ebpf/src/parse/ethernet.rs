@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use aya_ebpf::programs::TcContext;
 
-use crate::frame::{self, Unreadable};
+use super::frame::{self, Unreadable};
 
 /// Ethertypes (`linux/if_ether.h`).
 pub mod ethertype {

@@ -2,13 +2,13 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
+use super::frame::{self, Unreadable};
+use super::packet::{Datagram, Fragment, NO_HEADER, Packet};
+use super::skb::Routed;
 use super::transport as transport_header;
-use super::{Datagram, Fragment, NO_HEADER, Packet};
-use crate::apart;
-use crate::frame::{self, Unreadable};
-use crate::skb::Routed;
 
 /// Fragment offset in units of eight bytes.
 const OFFSET: u16 = 0x1fff;
@@ -62,9 +62,9 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
     }
     if length > size_of::<Header>() {
         let (options, length) = (start + size_of::<Header>(), length - size_of::<Header>());
-        // SAFETY: the context is the running program's.
+        // SAFETY: `ctx` is the running program's.
         match unsafe {
-            apart::walk_options(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
+            walk_options_apart(ctx.skb.skb, &raw mut packet.cursor, options as u32, length as u32)
         } {
             options::FINE => {}
             options::SOURCE_ROUTED => return Err(Unreadable::SourceRouted),
@@ -98,7 +98,7 @@ pub fn parse(ctx: &TcContext, start: usize, packet: &mut Packet<u32>) -> Result<
 ///
 /// The cursor must be readable and writable.
 #[inline(always)]
-pub unsafe fn walk_options(ctx: &TcContext, cursor: *mut usize, start: usize, length: usize) -> u32 {
+unsafe fn walk_options(ctx: &TcContext, cursor: *mut usize, start: usize, length: usize) -> u32 {
     let mut rounds = 0;
     while rounds < MAX_OPTIONS {
         // SAFETY: the caller's.
@@ -126,17 +126,37 @@ pub unsafe fn walk_options(ctx: &TcContext, cursor: *mut usize, start: usize, le
     options::FINE
 }
 
-/// What options are. No enum: of what a function returns that is checked apart, nothing is known.
-pub mod options {
-    /// They can be walked, and name no routers.
-    pub const FINE: u32 = 0;
-    /// They contradict themselves.
-    pub const MALFORMED: u32 = 1;
-    /// They name routers to go through.
-    pub const SOURCE_ROUTED: u32 = 2;
+/// [`walk_options`], which the verifier checks apart: one of [`options`]' numbers.
+///
+/// # Safety
+///
+/// The `skb` must be the running program's, and the cursor readable and writable, or null.
+#[unsafe(export_name = "walk_options")]
+#[inline(never)]
+unsafe extern "C" fn walk_options_apart(
+    skb: *mut __sk_buff,
+    cursor: *mut usize,
+    start: u32,
+    length: u32,
+) -> u32 {
+    if cursor.is_null() {
+        return options::MALFORMED;
+    }
+    // SAFETY: the caller's.
+    unsafe { walk_options(&TcContext::new(skb), cursor, start as usize, length as usize) }
 }
 
-/// Gives an ICMP error the identity of the flow it is about: see [`crate::family::Address::quote`]. A later fragment is
+/// What options are. No enum: of what a function returns that is checked apart, nothing is known.
+mod options {
+    /// They can be walked, and name no routers.
+    pub(super) const FINE: u32 = 0;
+    /// They contradict themselves.
+    pub(super) const MALFORMED: u32 = 1;
+    /// They name routers to go through.
+    pub(super) const SOURCE_ROUTED: u32 = 2;
+}
+
+/// Gives an ICMP error the identity of the flow it is about: see [`super::Headers::quote`]. A later fragment is
 /// about nothing that can be told: it has no ports.
 #[inline(never)]
 pub fn quote(ctx: &TcContext, packet: &mut Packet<u32>) -> bool {

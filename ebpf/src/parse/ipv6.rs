@@ -2,11 +2,11 @@
 
 use aya_ebpf::programs::TcContext;
 
+use super::frame::{self, Unreadable};
+use super::packet::{Datagram, Fragment, NO_HEADER, Packet};
+use super::skb::Routed;
 use super::transport as transport_header;
-use super::{Datagram, Fragment, NO_HEADER, Packet};
-use crate::frame::{self, Unreadable};
 use crate::opaque::opaque;
-use crate::skb::Routed;
 
 /// Extension headers that are followed; more is not seen outside of attacks (RFC 8200 4.1 has each at most once, the
 /// destination options twice).
@@ -137,18 +137,6 @@ fn copy(to: &mut [u32; 4], [a, b, c, d]: [u32; 4]) {
     }
 }
 
-/// Whether an address is link-local (RFC 4291 2.5.6).
-#[inline(always)]
-pub fn is_link_local(address: &[u32; 4]) -> bool {
-    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
-}
-
-/// Whether an address is multicast (RFC 4291 2.7).
-#[inline(always)]
-pub fn is_multicast(address: &[u32; 4]) -> bool {
-    u32::from_be(address[0]) >> 24 == 0xff
-}
-
 /// Length of an extension header in bytes.
 #[inline(always)]
 fn length(header: u8, extension: Extension) -> usize {
@@ -173,7 +161,7 @@ fn is_another(header: u8) -> bool {
     opaque(u64::from(is_extension(header))) != 0
 }
 
-/// Gives an ICMPv6 error the identity of the flow it is about: see [`crate::family::Address::quote`].
+/// Gives an ICMPv6 error the identity of the flow it is about: see [`super::Headers::quote`].
 #[inline(never)]
 pub fn quote(ctx: &TcContext, packet: &mut Packet<[u32; 4]>) -> bool {
     let mut offset = packet.transport.body;

@@ -6,9 +6,10 @@ use core::ops::RangeInclusive;
 use aya_ebpf::programs::TcContext;
 use postern_common::IPPROTO_ICMPV6;
 
-use super::ipv6::{self, is_link_local, is_multicast};
-use super::{Fragment, Packet, Transport};
-use crate::frame;
+use super::frame;
+use super::ipv6;
+use super::packet::{Fragment, Packet, Transport};
+use crate::address::{is_link_local, is_multicast};
 
 /// ICMPv6 types.
 mod kind {
@@ -52,15 +53,16 @@ fn solicited_node(address: &[u32; 4]) -> [u32; 4] {
     [0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), address[3] | 0xff00_0000_u32.to_be()]
 }
 
-/// Whether the link does not work without this message. The IP header begins at a byte offset of the frame.
+/// Well-formed neighbour discovery or multicast listener discovery (ICMPv6 130 to 137, and 143), without which the link does not work.
+/// The IP header begins at a byte offset of the frame.
 #[inline(always)]
-pub fn is_link(ctx: &TcContext, packet: &Packet<[u32; 4]>, start: usize) -> bool {
+pub fn is_link_control(ctx: &TcContext, packet: &Packet<[u32; 4]>, start: usize) -> bool {
     // None of them may come in fragments (RFC 6980 5).
     if packet.protocol != IPPROTO_ICMPV6 || packet.fragment != Fragment::Whole {
         return false;
     }
     // No frame of these is so short that it is padded.
-    if !may_be_link(packet.transport.kind) || frame::length(ctx) != packet.end {
+    if !may_be_link_control(packet.transport.kind) || frame::length(ctx) != packet.end {
         return false;
     }
     if NEIGHBOUR_DISCOVERY.contains(&packet.transport.kind) {
@@ -160,7 +162,7 @@ fn is_report(ctx: &TcContext, body: usize, end: usize) -> bool {
 
 /// Whether somebody takes this for neighbour discovery who looks at no more than type, code and hop limit.
 #[inline(always)]
-pub fn may_be_link_message(packet: &Packet<[u32; 4]>) -> bool {
+pub fn may_be_neighbour_discovery(packet: &Packet<[u32; 4]>) -> bool {
     let Transport { kind, code, .. } = packet.transport;
     packet.protocol == IPPROTO_ICMPV6
         && packet.fragment == Fragment::Whole
@@ -171,6 +173,6 @@ pub fn may_be_link_message(packet: &Packet<[u32; 4]>) -> bool {
 
 /// Whether an ICMPv6 message is of a type that the link may not work without, well-formed or not.
 #[inline(always)]
-pub fn may_be_link(kind: u8) -> bool {
+pub fn may_be_link_control(kind: u8) -> bool {
     NEIGHBOUR_DISCOVERY.contains(&kind) || LISTENER.contains(&kind) || kind == kind::LISTENER_REPORT_V2
 }

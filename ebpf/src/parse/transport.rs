@@ -5,9 +5,9 @@ use core::ops::RangeInclusive;
 use aya_ebpf::programs::TcContext;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 
-use super::Transport;
-use crate::frame::{self, Unreadable};
-use crate::skb::Routed;
+use super::frame::{self, Unreadable};
+use super::packet::Transport;
+use super::skb::Routed;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
@@ -67,6 +67,12 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 const ICMPV6_ERRORS: RangeInclusive<u8> = 1..=4;
 const ICMPV6_ECHO: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
+
+/// Whether a protocol has ports, without which no frontend is of it.
+#[inline(always)]
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+}
 
 /// Parses the transport header at a byte offset of a frame whose packet ends at another.
 #[inline(always)]
@@ -144,9 +150,9 @@ pub fn of_skb(skb: impl Routed, offset: u32, protocol: u8) -> Option<Transport> 
 #[inline(always)]
 fn tcp(flags: u8, transport: &mut Transport) {
     // No host starts a connection with a RST.
-    transport.starts = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
+    transport.opens = flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN;
     transport.answers = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
-    transport.goes_on = flags & TCP_SYN == 0;
+    transport.midstream = flags & TCP_SYN == 0;
     transport.finishes = flags & TCP_FIN != 0;
     transport.resets = flags & TCP_RST != 0;
 }
@@ -156,7 +162,7 @@ fn tcp(flags: u8, transport: &mut Transport) {
 fn message(protocol: u8, identifier: u16, transport: &mut Transport) {
     match (protocol, transport.kind) {
         (IPPROTO_ICMP, ICMP_ECHO) | (IPPROTO_ICMPV6, ICMPV6_ECHO) => {
-            transport.starts = true;
+            transport.opens = true;
             echo(identifier, transport);
         }
         (IPPROTO_ICMP, ICMP_ECHO_REPLY) | (IPPROTO_ICMPV6, ICMPV6_ECHO_REPLY) => {

@@ -4,12 +4,12 @@
 use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{FROM_NODE, NODE, SERVICE};
 use postern_common::direction::EGRESS;
-use postern_common::endpoint::{Endpoint, NOT_ISOLATED};
+use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED};
 
-use crate::family::Address;
-use crate::frame;
-use crate::recall;
-use crate::scene::Scene;
+use super::cache;
+use crate::context::{Context, Isolated};
+use crate::family::Family;
+use crate::parse::frame;
 
 /// `PACKET_HOST` (`linux/if_packet.h`): to the address of the device that it came in by, which is the veth's own.
 const HOST: u32 = 0;
@@ -36,39 +36,64 @@ pub fn strays(ctx: &TcContext, endpoint: &Endpoint, direction: u8) -> bool {
 /// Whether a packet came in by an interface, so that no process of the node sent it.
 #[inline(always)]
 pub fn came_in(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
 
 /// Whether a packet that belongs to a flow by its addresses and ports is none of it: the flow is with the node or a Service, and the
 /// packet is addressed to somebody else, or a process of the node started the flow, and the packet comes from elsewhere.
 #[inline(always)]
-pub fn is_astray<A: Address>(ctx: &TcContext, scene: &Scene<A>, flags: u8, direction: u8) -> bool {
+pub fn is_astray<A: Family>(ctx: &TcContext, context: &Isolated<A>, flags: u8, direction: u8) -> bool {
     if direction == EGRESS {
-        return scene.astray && flags & (SERVICE | NODE) != 0;
+        return context.astray() && flags & (SERVICE | NODE) != 0;
     }
+    is_from_elsewhere(ctx, flags)
+}
+
+/// Of what a pod gets.
+#[inline(always)]
+fn is_from_elsewhere(ctx: &TcContext, flags: u8) -> bool {
     flags & FROM_NODE != 0 && came_in(ctx)
 }
 
 /// The same, for flows that need not be judged, of which nothing else is known.
 #[inline(always)]
-pub fn leaves_flow<A: Address>(ctx: &TcContext, scene: &mut Scene<A>, flags: u8, direction: u8) -> bool {
+pub fn leaves_flow<A: Family>(ctx: &TcContext, context: &mut Context<A>, flags: u8, direction: u8) -> bool {
     if direction == EGRESS {
-        return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, scene);
+        return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, context);
     }
-    is_astray(ctx, scene, flags, direction)
+    is_from_elsewhere(ctx, flags)
 }
 
 /// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.
 #[inline(never)]
-fn strays_from_veth<A: Address>(ctx: &TcContext, scene: &mut Scene<A>) -> bool {
+fn strays_from_veth<A: Family>(ctx: &TcContext, context: &mut Context<A>) -> bool {
     // Without an endpoint, nothing passes.
-    !recall::take_endpoint(scene) || strays(ctx, &scene.endpoint, EGRESS)
+    let ifindex = context.ifindex;
+    let endpoint = cache::endpoint(ifindex, context.endpoint_to_fill());
+    endpoint.is_none_or(|endpoint| strays(ctx, endpoint, EGRESS))
+}
+
+/// Whether one of the node's own processes sent what a pod gets: the packet still carries the socket that sent it, and came in by no
+/// interface. What a bridge passes on from another pod carries that pod's socket.
+#[inline(always)]
+pub fn sent_by_node(ctx: &TcContext) -> bool {
+    // SAFETY: the packet of a running program is valid.
+    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && !came_in(ctx) }
+}
+
+/// Whether the pod's side is not an address of the pod, which is guarded: a bridge floods what is for others, and their answers do not
+/// come from here.
+#[inline(always)]
+pub fn is_for_another<A: Family>(context: &Isolated<A>) -> bool {
+    context.endpoint().flags & GUARDED != 0
+        && !context.pod().0.is_unspecified_or_link_local()
+        && !cache::is_own(context.pod().0, context.ifindex)
 }
 
 #[inline(always)]
 fn is_to_veth(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).pkt_type == HOST }
 }
 

@@ -6,13 +6,16 @@ use postern_common::reason::Reason;
 use postern_common::service::UNTAGGED;
 use postern_common::state::State;
 
+use crate::address::Address;
+use crate::context::{self, Context, claim, ifindex, readable};
 use crate::count::conclude;
-use crate::family::Address;
-use crate::frame::{self, Unreadable};
+use crate::family::Family;
 use crate::maps::STATE;
-use crate::parse::{self, Packet, ethertype};
-use crate::scene::{Scene, ifindex, readable};
-use crate::{claim, recall, service, tunnel};
+use crate::nat::tag;
+use crate::parse::frame::{self, Unreadable};
+use crate::parse::{self, Headers, Packet, ethertype};
+use crate::policy::{cache, tunnel};
+use crate::tables::Tables;
 
 /// ICMPv6 types (RFC 4861).
 mod neighbour {
@@ -25,7 +28,7 @@ mod neighbour {
 #[inline(always)]
 pub fn judge(ctx: &TcContext) -> i32 {
     // Nothing that it sends is noted, whatever the pod wrote.
-    service::tag(ctx, UNTAGGED);
+    tag::tag(ctx, UNTAGGED);
     conclude::<EGRESS>(ctx, claim::within(|place| reason(ctx, place)))
 }
 
@@ -41,25 +44,25 @@ fn reason(ctx: &TcContext, place: u32) -> Reason {
             Ok(false) => Reason::NotIsolated,
             Err(_) => Reason::Malformed,
         },
-        ethertype::IPV4 => reason_of_packet::<u32>(ctx, frame.payload, place),
-        ethertype::IPV6 => reason_of_packet::<[u32; 4]>(ctx, frame.payload, place),
+        ethertype::IPV4 => fast_path::<u32>(ctx, frame.payload, place),
+        ethertype::IPV6 => fast_path::<[u32; 4]>(ctx, frame.payload, place),
         _ => Reason::NotIsolated,
     }
 }
 
 #[inline(always)]
-fn reason_of_packet<A: Address>(ctx: &TcContext, start: usize, place: u32) -> Reason {
-    let Some(scene) = A::scene(place) else {
+fn fast_path<A: Family>(ctx: &TcContext, start: usize, place: u32) -> Reason {
+    let Some(context) = context::at::<A>(place) else {
         // Every array has its elements.
         return Reason::Spoofed;
     };
     // SAFETY: it belongs to this CPU, where nobody else has the place.
-    let scene = unsafe { &mut *scene };
+    let context = unsafe { &mut *context };
     // Addresses are read first: what is wrong further on is for the receiver to judge.
-    scene.set::<EGRESS>(ctx, start);
-    if is_spoofed(ctx, scene) {
+    context.set::<EGRESS>(ctx, start);
+    if is_spoofed(ctx, context) {
         Reason::Spoofed
-    } else if is_tunnel(scene) {
+    } else if is_tunnel(context) {
         Reason::Tunnel
     } else {
         Reason::NotIsolated
@@ -68,24 +71,26 @@ fn reason_of_packet<A: Address>(ctx: &TcContext, start: usize, place: u32) -> Re
 
 /// Whether a packet goes into a tunnel that the pod's own node takes apart: whoever stands inside sends it then.
 #[inline(never)]
-fn is_tunnel<A: Address>(scene: &Scene<A>) -> bool {
-    let Packet { destination, protocol, transport, .. } = scene.packet;
-    if scene.readable != readable::YES || !tunnel::may_be(protocol, transport.destination_port) {
+fn is_tunnel<A: Family>(context: &Context<A>) -> bool {
+    let Packet { destination, protocol, transport, .. } = context.packet;
+    if context.readable != readable::YES || !tunnel::may_be(protocol, transport.destination_port) {
         return false;
     }
     let epoch = STATE.get(0).map_or(0, |state: &State| state.epoch);
     // What an agent that has only just started is to write is not there yet; what the one before it wrote is.
-    destination.is_many() || destination.is_nodes(epoch) || destination.is_nodes(epoch.wrapping_sub(1))
+    destination.is_group()
+        || destination.is_local_node(epoch)
+        || destination.is_local_node(epoch.wrapping_sub(1))
 }
 
 /// Whether an IP packet is from another's address, or tells the link what only another may.
 #[inline(never)]
-pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    let Scene { packet, ifindex, .. } = scene;
-    if !packet.source.is_nobodys() && !recall::is_pods(packet.source, *ifindex) {
+pub fn is_spoofed<A: Family>(ctx: &TcContext, context: &Context<A>) -> bool {
+    let Context { packet, ifindex, .. } = context;
+    if !packet.source.is_unspecified_or_link_local() && !cache::is_own(packet.source, *ifindex) {
         return true;
     }
-    if !A::may_be_link(packet) {
+    if !A::may_be_neighbour_discovery(packet) {
         return false;
     }
     match packet.transport.kind {
@@ -93,8 +98,8 @@ pub fn is_spoofed<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
         // The target stands behind the flags (RFC 4861 4.4).
         neighbour::ADVERTISEMENT => match ctx.load::<A>(packet.transport.body) {
             Ok(target) if packet.transport.body + size_of::<A>() <= packet.end => {
-                let is_link_local = target.is_nobodys() && target != A::default();
-                !is_link_local && !target.is_pods(*ifindex)
+                let is_link_local = target.is_unspecified_or_link_local() && target != A::default();
+                !is_link_local && !target.is_own(*ifindex)
             }
             _ => true,
         },
@@ -112,5 +117,5 @@ pub fn is_spoofed_arp(ctx: &TcContext, start: usize, ifindex: u32) -> Result<boo
         }
         read => read?,
     };
-    Ok(!sender.is_nobodys() && !sender.is_pods(ifindex))
+    Ok(!sender.is_unspecified_or_link_local() && !sender.is_own(ifindex))
 }

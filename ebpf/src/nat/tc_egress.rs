@@ -1,5 +1,5 @@
 //! Services, behind the choice of a backend, on kernels without netfilter programs: TC egress of the devices that packets leave by. What
-//! [`crate::behind_nat`] says of the packet counts here, too.
+//! [`crate::nat::postrouting`] says of the packet counts here, too.
 //!
 //! Source NAT is behind the packet by then, nothing tells what conntrack says of it, and it may be in fragments, so that:
 //!
@@ -22,10 +22,9 @@ use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use postern_common::service::{NOTHING_NOTED, UNTAGGED};
 
-use crate::apart;
-use crate::behind_nat::DROP;
+use super::postrouting::{self, DROP};
 use crate::parse::ethertype;
-use crate::skb::Routed;
+use crate::parse::skb::Routed;
 
 /// Judges one packet.
 #[inline(always)]
@@ -36,33 +35,44 @@ pub fn judge(ctx: &TcContext) -> i32 {
     if tag == NOTHING_NOTED || tag == UNTAGGED && skb.iif() == 0 {
         return TC_ACT_UNSPEC;
     }
-    // SAFETY: the context is the running program's.
+    // SAFETY: `ctx` is the running program's.
     let verdict = unsafe {
         match (u16::from_be((*skb.0).protocol as u16), skb.version()) {
-            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => apart::post_nat4(skb.0),
-            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => apart::post_nat6(skb.0),
+            (ethertype::IPV4, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 4) => post_nat4(skb.0),
+            (ethertype::IPV6, _) | (ethertype::VLAN | ethertype::SERVICE_VLAN, 6) => post_nat6(skb.0),
             _ => return TC_ACT_UNSPEC,
         }
     };
     if verdict == DROP { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
+/// [`postrouting::judge`] of an IPv4 packet, which the verifier checks apart.
+///
+/// # Safety
+///
+/// The `skb` must be the running program's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn post_nat4(skb: *mut __sk_buff) -> u32 {
+    postrouting::judge::<u32>(EgressSkb(skb))
+}
+
+/// The same of an IPv6 packet.
+///
+/// # Safety
+///
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn post_nat6(skb: *mut __sk_buff) -> u32 {
+    postrouting::judge::<[u32; 4]>(EgressSkb(skb))
+}
+
 /// A packet about to leave by a device.
 #[derive(Clone, Copy)]
-pub struct EgressSkb(*mut __sk_buff);
+struct EgressSkb(*mut __sk_buff);
 
 impl EgressSkb {
-    /// The packet of a program.
-    ///
-    /// # Safety
-    ///
-    /// The context must be that of the running program.
-    #[must_use]
-    #[inline(always)]
-    pub unsafe fn of(skb: *mut __sk_buff) -> Self {
-        Self(skb)
-    }
-
     /// The version that the IP header says, if there is one.
     #[inline(always)]
     fn version(self) -> u8 {
@@ -75,7 +85,7 @@ impl Routed for EgressSkb {
 
     #[inline(always)]
     fn tc_index(self) -> u16 {
-        // SAFETY: the context of a running program is valid.
+        // SAFETY: the packet of a running program is valid.
         unsafe { (*self.0).tc_index as u16 }
     }
 
@@ -112,7 +122,7 @@ impl Routed for EgressSkb {
     fn read<T: Copy + Default>(self, offset: u32) -> Option<T> {
         let mut value = T::default();
         let (to, size) = ((&raw mut value).cast::<c_void>(), size_of::<T>() as u32);
-        // SAFETY: the context is the running program's, and the helper writes a `T`, which is valid for any bytes.
+        // SAFETY: `ctx` is the running program's, and the helper writes a `T`, which is valid for any bytes.
         let read = unsafe { bpf_skb_load_bytes_relative(self.0.cast(), offset, to, size, BPF_HDR_START_NET) };
         (read == 0).then_some(value)
     }

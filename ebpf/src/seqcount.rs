@@ -73,8 +73,8 @@ pub fn read_or_default<V: Copy + Default>(look_up: impl Fn() -> Option<*const V>
         // SAFETY: as in `copy`.
         let copy = found.map_or_else(V::default, |value| unsafe { value.read_volatile() });
         fence();
-        let is_steady = before.is_multiple_of(2) && changes() == before;
-        if is_steady || look_up() == found {
+        let is_unchanged = before.is_multiple_of(2) && changes() == before;
+        if is_unchanged || look_up() == found {
             return copy;
         }
         tries += 1;

@@ -14,21 +14,24 @@ use postern_common::reason::Reason;
 use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMPV6, IPPROTO_TCP};
 
-use crate::behind_nat::{ACCEPT, DROP, take_endpoint};
-use crate::family::Address;
-use crate::frame::Unreadable;
+use super::endpoint::take_endpoint;
+use super::hairpin;
+use super::postrouting::{ACCEPT, DROP};
+use crate::count;
+use crate::family::Family;
+use crate::flow::{peek, row};
+use crate::parse::frame::Unreadable;
+use crate::parse::skb::{self, NetfilterContext, Routed as _, Skb};
 use crate::parse::{self, NO_HEADER, Transport};
-use crate::skb::{self, NetfilterContext, Routed as _, Skb};
-use crate::verdict::of_classes;
-use crate::{count, half_open, service};
+use crate::policy::verdict::of_classes;
 
 /// Judges one packet: whether to drop it or to let it go on.
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[inline(always)]
-pub unsafe fn judge<A: Address>(context: *const NetfilterContext) -> u32 {
+pub unsafe fn judge<A: Family>(context: *const NetfilterContext) -> u32 {
     // SAFETY: the caller's.
     let skb = unsafe { Skb::of(context) };
     if !skb.is_new() {
@@ -54,7 +57,7 @@ struct Start<A> {
 
 /// Why the packet will be dropped on its pod's veth; none where it is not sure to be. The numbers are those of docs/packet-path.md.
 #[inline(always)]
-fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
+fn denied<A: Family>(skb: Skb, out: u32) -> Option<Reason> {
     let destination = skb.read::<A>(A::SOURCE + size_of::<A>() as u32)?;
     let mut endpoint = Endpoint::default();
     let ifindex = receiver(out, destination, &mut endpoint)?;
@@ -72,7 +75,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
     let source = skb.read::<A>(A::SOURCE)?;
     let transport = parse::transport_of_skb(skb, at, protocol)?;
     // (5), (8)
-    if transport.error || protocol == IPPROTO_ICMPV6 && parse::may_be_link(transport.kind) {
+    if transport.error || protocol == IPPROTO_ICMPV6 && parse::may_be_link_control(transport.kind) {
         return None;
     }
     let Transport { source_port, destination_port, .. } = transport;
@@ -84,7 +87,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
         return None;
     }
     let reason = verdict(&start, class);
-    let is_syn = transport.starts && protocol == IPPROTO_TCP;
+    let is_syn = transport.opens && protocol == IPPROTO_TCP;
     // (7)
     if !reason.drops() || transport.flow && !is_syn && is_known(&start) {
         return None;
@@ -97,7 +100,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
         return Some(reason);
     }
     if class.flags & LOCAL_NODE != 0 && may_be_hairpin(skb, at, &start)
-        || transport.goes_on && may_be_older(&start, class)
+        || transport.midstream && may_be_older(&start, class)
     {
         return None;
     }
@@ -107,7 +110,7 @@ fn denied<A: Address>(skb: Skb, out: u32) -> Option<Reason> {
 /// The veth that the packet goes to, and what the agent says of it: the very device that the packet leaves by, or a port of the bridge
 /// that it leaves by.
 #[inline(always)]
-fn receiver<A: Address>(out: u32, destination: A, endpoint: &mut Endpoint) -> Option<u32> {
+fn receiver<A: Family>(out: u32, destination: A, endpoint: &mut Endpoint) -> Option<u32> {
     if take_endpoint(out, endpoint) {
         return Some(out);
     }
@@ -117,14 +120,14 @@ fn receiver<A: Address>(out: u32, destination: A, endpoint: &mut Endpoint) -> Op
 
 /// Who sends.
 #[inline(always)]
-fn of_peer<A: Address>(start: &Start<A>) -> Peer {
+fn of_peer<A: Family>(start: &Start<A>) -> Peer {
     let (peer, epoch) = (start.peer.0, start.endpoint.epoch);
-    peer.listed_peer(epoch).or_else(|| peer.contained_peer(epoch)).unwrap_or_default()
+    peer.peer_exact(epoch).or_else(|| peer.peer_lpm(epoch)).unwrap_or_default()
 }
 
 /// What policy says of what comes in.
 #[inline(always)]
-fn verdict<A: Address>(start: &Start<A>, peer: Peer) -> Reason {
+fn verdict<A: Family>(start: &Start<A>, peer: Peer) -> Reason {
     let subject = start.endpoint.ingress_class;
     if subject == QUARANTINE {
         return Reason::Quarantined;
@@ -134,7 +137,7 @@ fn verdict<A: Address>(start: &Start<A>, peer: Peer) -> Reason {
 
 /// Whether the packet may be of a flow that was allowed: conntrack may have forgotten what the veth has not.
 #[inline(always)]
-fn is_known<A: Address>(start: &Start<A>) -> bool {
+fn is_known<A: Family>(start: &Start<A>) -> bool {
     let Start { ifindex, pod, peer, protocol, .. } = *start;
     if A::flow(&A::flow_key(ifindex, pod, peer, protocol)).is_some() {
         return true;
@@ -144,36 +147,36 @@ fn is_known<A: Address>(start: &Start<A>) -> bool {
 
 /// Whether one side was heard of it, or both were, and no more.
 #[inline(always)]
-fn is_half_open<A: Address>(start: &Start<A>) -> bool {
+fn is_half_open<A: Family>(start: &Start<A>) -> bool {
     let Start { ifindex, pod, peer, protocol, .. } = *start;
-    let (_, hash) = half_open::identity(pod, peer, protocol);
-    half_open::knows(ifindex, hash)
+    let (_, hash) = row::identity(pod, peer, protocol);
+    peek::knows(ifindex, hash)
 }
 
 /// Whether the pod's node sends on what the pod sent to a Service just now.
 #[inline(always)]
-fn may_be_hairpin<A: Address>(skb: Skb, at: u32, start: &Start<A>) -> bool {
-    if !service::is_way_back(skb.iif(), start.ifindex, &start.endpoint) {
+fn may_be_hairpin<A: Family>(skb: Skb, at: u32, start: &Start<A>) -> bool {
+    if !hairpin::is_way_back(skb.iif(), start.ifindex, &start.endpoint) {
         return false;
     }
     let protocol = start.protocol;
-    let digest = service::digest(protocol, skb.length(at), |offset| skb.read(at + offset));
+    let digest = hairpin::digest(protocol, skb.length(at), |offset| skb.read(at + offset));
     // What cannot be told was not noted either.
     digest.is_some_and(|digest| {
-        service::is_noted(start.ifindex, digest, start.pod.1, A::FAMILY as u16 | u16::from(protocol))
+        hairpin::is_noted(start.ifindex, digest, start.pod.1, A::FAMILY as u16 | u16::from(protocol))
     })
 }
 
 /// Whether the packet may be of a TCP connection that is older than the programs, which only the pod's sockets know, and which the pod
 /// may have started: they are asked on the veth.
 #[inline(always)]
-fn may_be_older<A: Address>(start: &Start<A>, peer: Peer) -> bool {
+fn may_be_older<A: Family>(start: &Start<A>, peer: Peer) -> bool {
     start.endpoint.netns != 0 && may_have_started(start, peer)
 }
 
 /// Whether policy may allow the pod to start this connection.
 #[inline(always)]
-fn may_have_started<A: Address>(start: &Start<A>, peer: Peer) -> bool {
+fn may_have_started<A: Family>(start: &Start<A>, peer: Peer) -> bool {
     let Start { endpoint, protocol, .. } = *start;
     let (address, port) = start.peer;
     if endpoint.egress_class == NOT_ISOLATED || peer.flags & LOCAL_NODE != 0 {

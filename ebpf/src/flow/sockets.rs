@@ -2,24 +2,12 @@
 //!
 //! Minimum kernel version: 5.2 (`bpf_skc_lookup_tcp`).
 
-use aya_ebpf::bindings::{
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
-};
+use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 
-use crate::addressed;
-use crate::family::Address;
-use crate::scene::Scene;
-
-/// Whether one of the node's own processes sent what a pod gets: the packet still carries the socket that sent it, and came in by no
-/// interface. What a bridge passes on from another pod carries that pod's socket.
-#[inline(always)]
-pub fn sent(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
-    unsafe { !(*ctx.skb.skb).__bindgen_anon_2.sk.is_null() && !addressed::came_in(ctx) }
-}
+use crate::context::Isolated;
+use crate::family::Family;
 
 /// What a look-up found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,48 +43,26 @@ pub enum Connection {
 /// Asks the pod's sockets for the TCP connection between a pod and a peer; `netns` as in
 /// [`postern_common::endpoint::Endpoint`]. A function of its own, for its stack.
 #[inline(never)]
-pub fn connection<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Connection {
-    let Scene { endpoint, pod, peer, .. } = scene;
-    if endpoint.netns == 0 {
+pub fn connection<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Connection {
+    let (pod, peer, netns) = (context.pod(), context.peer(), context.endpoint().netns);
+    if netns == 0 {
         return Connection::Unknown;
     }
-    let netns = endpoint.netns - 1;
-    if A::socket(ctx, *peer, *pod, netns) != Socket::Connected {
+    let netns = netns - 1;
+    if look_up(ctx, peer, pod, netns) != Socket::Connected {
         return Connection::Unknown;
     }
     // No connection has port zero: this finds who listens.
-    match A::socket(ctx, (peer.0, 0), *pod, netns) {
+    match look_up(ctx, (peer.0, 0), pod, netns) {
         Socket::Listening => Connection::FromPeer,
         _ => Connection::FromPod,
     }
 }
 
-/// Looks up an IPv4 socket by its remote and local end.
+/// Looks up a socket by its remote and local end.
 #[inline(always)]
-pub fn ipv4(ctx: &TcContext, remote: (u32, u16), local: (u32, u16), netns: u32) -> Socket {
-    let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-        saddr: remote.0,
-        daddr: local.0,
-        sport: remote.1.to_be(),
-        dport: local.1.to_be(),
-    };
-    look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of_val(&ipv4), netns)
-}
-
-/// Looks up an IPv6 socket by its remote and local end.
-#[inline(always)]
-pub fn ipv6(ctx: &TcContext, remote: ([u32; 4], u16), local: ([u32; 4], u16), netns: u32) -> Socket {
-    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-        saddr: remote.0,
-        daddr: local.0,
-        sport: remote.1.to_be(),
-        dport: local.1.to_be(),
-    };
-    look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of_val(&ipv6), netns)
-}
-
-#[inline(always)]
-fn look_up(ctx: &TcContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize, netns: u32) -> Socket {
+fn look_up<A: Family>(ctx: &TcContext, remote: (A, u16), local: (A, u16), netns: u32) -> Socket {
+    let (ends, size) = A::socket_tuple(remote, local);
     let mut tuple = bpf_sock_tuple { __bindgen_anon_1: ends };
     // SAFETY: the context is valid, and `size` bytes of the tuple are set: those of its family.
     let socket =

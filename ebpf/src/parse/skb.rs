@@ -1,5 +1,5 @@
 //! A packet that has been routed, as the hooks there have it: in netfilter's, the kernel's own `struct sk_buff`, whose fields are where
-//! this kernel's BTF says; see [`crate::post_nat`] for TC's.
+//! this kernel's BTF says; see [`crate::nat::tc_egress`] for TC's.
 //!
 //! Minimum kernel version: 6.4 for those of netfilter (`BPF_PROG_TYPE_NETFILTER`).
 
@@ -20,7 +20,7 @@ pub struct NetfilterContext {
 ///
 /// # Safety
 ///
-/// The context must be that of the running program.
+/// The `skb` must be the running program's.
 #[expect(clippy::cast_ptr_alignment, reason = "the kernel's own structs, by its own offsets")]
 #[inline(always)]
 pub unsafe fn out(context: *const NetfilterContext) -> u32 {
@@ -74,7 +74,7 @@ impl Skb {
     ///
     /// # Safety
     ///
-    /// The context must be that of the running program.
+    /// The `skb` must be the running program's.
     #[inline(always)]
     pub unsafe fn of(context: *const NetfilterContext) -> Self {
         // SAFETY: the caller's.

@@ -1,8 +1,8 @@
 //! Services, behind the choice of a backend: netfilter's `POST_ROUTING` hook, after destination NAT and before source NAT, or where
-//! there are no netfilter programs the egress of the device that the packet leaves by ([`crate::post_nat`]). Whatever
+//! there are no netfilter programs the egress of the device that the packet leaves by ([`crate::nat::tc_egress`]). Whatever
 //! chose, kube-proxy in any mode or a host port, what the packet says here is where it goes.
 //!
-//! What [`crate::service`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
+//! What [`crate::nat::tag`] noted of a packet is found by its tag, and believed of packets that came in by the veth where it was noted, or
 //! by the bridge of which that is a port: anybody may write tags, and nodes that share a kernel keep each other's. An isolated pod's
 //! packet passes with nothing but a tag of the programs'.
 //!
@@ -12,25 +12,22 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use postern_common::conntrack::Flow;
 use postern_common::direction::BEHIND_NAT;
 use postern_common::endpoint::{Endpoint, NOT_ISOLATED, TAGGED};
-use postern_common::peer::{LOCAL_NODE, Peer};
+use postern_common::peer::LOCAL_NODE;
 use postern_common::reason::Reason;
 use postern_common::service::{
-    Crossing, HAIRPIN_LIFETIME, Hairpin, JUDGED, KEPT, NOTHING_NOTED, SEEN, UNTAGGED, content_at,
+    Crossing, HAIRPIN_LIFETIME, Hairpin, JUDGED, NOTHING_NOTED, SEEN, UNTAGGED, content_at,
 };
-use postern_common::verdict::VerdictKey;
 use postern_common::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 
-use crate::family::Address;
-use crate::half_open::{self, Destination};
-use crate::maps::{self, ENDPOINTS, STATE};
-use crate::parse::NO_HEADER;
-use crate::service::{digest, hairpin_slot, has_ports};
-use crate::skb::Routed;
-use crate::verdict::of_classes;
-use crate::{apart, config, conntrack, count, steady, tunnel};
+use super::endpoint::{master, take_endpoint};
+use super::hairpin::{digest, hairpin_slot};
+use super::target::{Sender, Target, call_is_allowed_already, call_remember, call_verdict, peer};
+use crate::family::Family;
+use crate::parse::skb::Routed;
+use crate::parse::{NO_HEADER, has_ports};
+use crate::{count, maps};
 
 /// `NF_DROP` (`linux/netfilter.h`)
 pub const DROP: u32 = 0;
@@ -39,7 +36,7 @@ pub const ACCEPT: u32 = 1;
 
 /// Judges one packet: whether to drop it or to let it go on, in netfilter's numbers.
 #[inline(always)]
-pub fn judge<A: Address>(skb: impl Routed) -> u32 {
+pub fn judge<A: Family>(skb: impl Routed) -> u32 {
     let Some(reason) = reason::<A, _>(skb) else {
         return ACCEPT;
     };
@@ -47,31 +44,9 @@ pub fn judge<A: Address>(skb: impl Routed) -> u32 {
     if reason.drops() { DROP } else { ACCEPT }
 }
 
-/// The veth that a packet may have come from, and what the agent says of it. Index zero: there is none. Without padding, as what follows:
-/// the verifier checks that all of it is set.
-#[repr(C)]
-pub struct Sender {
-    ifindex: u32,
-    /// 1: by where the packet came in, and not by its source address alone.
-    is_sure: u32,
-    endpoint: Endpoint,
-}
-
-/// Where a packet goes.
-#[repr(C)]
-pub struct Target<A> {
-    address: A,
-    port: u16,
-    /// The pod's port; of an echo, its identifier.
-    source_port: u16,
-    protocol: u32,
-    /// Byte offset of the transport header behind the IP header's beginning.
-    at: u32,
-}
-
 /// Why a packet passes or is dropped; none where it is not of our concern.
 #[inline(always)]
-fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
+fn reason<A: Family, S: Routed>(skb: S) -> Option<Reason> {
     let (iif, tag) = (skb.iif(), skb.tc_index());
     // What the node sends itself came in by no interface; nor did what it put into a tunnel. So it seems of IPv6's fragments, too, which
     // netfilter's hooks see in one piece.
@@ -117,7 +92,7 @@ fn reason<A: Address, S: Routed>(skb: S) -> Option<Reason> {
 /// Whether a packet shows the address of its pod: or where source NAT may be behind it that of its node, or any, if it is surely the
 /// one that was noted.
 #[inline(always)]
-fn is_source_of<A: Address, S: Routed>(
+fn is_source_of<A: Family, S: Routed>(
     skb: S,
     sender: &Sender,
     source: A,
@@ -128,12 +103,12 @@ fn is_source_of<A: Address, S: Routed>(
     }
     // What the node put into a tunnel shows its address, too, and came in by no interface.
     let is_surely_noted = sender.is_sure != 0 && likeness == SAME;
-    skb.iif() != 0 && (is_surely_noted || source.is_nodes(sender.endpoint.epoch))
+    skb.iif() != 0 && (is_surely_noted || source.is_local_node(sender.endpoint.epoch))
 }
 
 /// The veth that a packet came in by; or else that of the pod that has its source address.
 #[inline(never)]
-fn identify<A: Address>(sender: &mut Sender, skb: impl Routed, source: A) {
+fn identify<A: Family>(sender: &mut Sender, skb: impl Routed, source: A) {
     let iif = sender.ifindex;
     if !take_endpoint(iif, &mut sender.endpoint) {
         sender.ifindex = source.owner().unwrap_or_default();
@@ -145,20 +120,6 @@ fn identify<A: Address>(sender: &mut Sender, skb: impl Routed, source: A) {
     (sender.ifindex, sender.is_sure) = (skb.forget(sender.ifindex), skb.forget(sender.is_sure));
 }
 
-/// What the agent says of a veth. Whether there is anything. Checked apart by the verifier.
-#[inline(always)]
-pub fn take_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
-    // SAFETY: it is one.
-    unsafe { apart::read_endpoint(ifindex, endpoint) != 0 }
-}
-
-/// What [`take_endpoint`] does: no endpoint has epoch zero.
-#[inline(always)]
-pub fn read_endpoint(ifindex: u32, endpoint: &mut Endpoint) -> bool {
-    *endpoint = steady::read_or_default(|| ENDPOINTS.get_ptr(ifindex));
-    endpoint.epoch != 0
-}
-
 /// How much of a packet can be read: not where it goes.
 const UNREADABLE: u32 = 0;
 /// Address, protocol and ports, where it has them.
@@ -168,7 +129,7 @@ const LATER_FRAGMENT: u32 = 2;
 
 /// Reads where a packet goes. Says how far it could. A function of its own, for its stack.
 #[inline(never)]
-fn read<A: Address>(skb: impl Routed, target: &mut Target<A>) -> u32 {
+fn read<A: Family>(skb: impl Routed, target: &mut Target<A>) -> u32 {
     let Ok((protocol, at)) = A::transport(skb) else { return UNREADABLE };
     let readable = if at == NO_HEADER { LATER_FRAGMENT } else { READABLE };
     let (protocol, at) = (skb.forget(protocol.into()) as u8, skb.forget(at));
@@ -191,12 +152,7 @@ fn read<A: Address>(skb: impl Routed, target: &mut Target<A>) -> u32 {
 /// What the node made of it it sends in its own name (ESP, say): that was here before, as it was. Where source NAT may be behind it, that is
 /// what no NAT writes ports into, and ESP in UDP (RFC 3948).
 #[inline(never)]
-fn untraceable<A: Address, S: Routed>(
-    _: S,
-    sender: &Sender,
-    source: A,
-    target: &Target<A>,
-) -> Option<Reason> {
+fn untraceable<A: Family, S: Routed>(_: S, sender: &Sender, source: A, target: &Target<A>) -> Option<Reason> {
     let Sender { endpoint, .. } = sender;
     let is_ours = endpoint.flags & TAGGED != 0 && endpoint.egress_class != NOT_ISOLATED;
     let may_be_pods = || {
@@ -220,7 +176,7 @@ const SAME: u32 = 2;
 /// Reads what was noted under a packet's tag, and says how like that is. A function of its own, for its stack; which returns a number, since
 /// the kernel does not take how the compiler describes an `Option` of a struct.
 #[inline(never)]
-fn likeness<A: Address, S: Routed>(skb: S, source: A, target: &Target<A>, crossing: &mut Crossing) -> u32 {
+fn likeness<A: Family, S: Routed>(skb: S, source: A, target: &Target<A>, crossing: &mut Crossing) -> u32 {
     let Some(slot) = slot(skb) else { return UNLIKE };
     // SAFETY: it is an element of the map; what another CPU writes at this moment is not of this packet, and is found out below.
     *crossing = unsafe { read_volatile(slot) };
@@ -280,7 +236,7 @@ fn may_be_from<S: Routed>(skb: S, sender: &mut Sender, crossing: &Crossing) -> b
 /// Takes the veth where something was noted for the sender of what came in by the bridge of which that is a port. Says whether it is one.
 #[inline(always)]
 fn identify_by_bridge(iif: u32, sender: &mut Sender, crossing: &Crossing) -> bool {
-    if iif == 0 || apart::master(crossing.ifindex) != iif {
+    if iif == 0 || master(crossing.ifindex) != iif {
         return false;
     }
     (sender.ifindex, sender.is_sure) = (crossing.ifindex, 1);
@@ -290,7 +246,7 @@ fn identify_by_bridge(iif: u32, sender: &mut Sender, crossing: &Crossing) -> boo
 
 /// Of a packet that was noted.
 #[inline(always)]
-fn of_noted<A: Address>(
+fn of_noted<A: Family>(
     skb: impl Routed,
     sender: &Sender,
     crossing: &Crossing,
@@ -306,179 +262,26 @@ fn of_noted<A: Address>(
         // SAFETY: it is an element of the map. Where it is another packet's by now, nothing is remembered of that one.
         unsafe { (&raw mut (*slot).flags).write_volatile(crossing.flags | SEEN) };
     }
-    let reason = A::verdict(sender, target);
-    if believed && target.address.is_pods(sender.ifindex) {
+    let reason = call_verdict(sender, target);
+    if believed && target.address.is_own(sender.ifindex) {
         open_hairpin(skb, sender, crossing, target);
     }
-    A::remember_target(crossing, target, reason, believed)
-}
-
-/// Remembers where the packets of a flow go, of which policy says this, if what was noted is believed; and says what becomes of the packet.
-/// Checked apart by the verifier, as what follows: [`Address::remember_target`].
-#[inline(always)]
-pub fn remember<A: Address>(
-    crossing: &Crossing,
-    target: &Target<A>,
-    reason: Reason,
-    believed: bool,
-) -> Reason {
-    let established = goes_established(crossing, target);
-    let is_remembered = match established {
-        NOT_ESTABLISHED => goes_half_open(crossing, target),
-        established => established == GOES_THERE,
-    };
-    if crossing.flags & KEPT != 0 && is_remembered {
-        return Reason::Established;
-    }
-    if !believed || is_remembered && !reason.drops() {
-        return reason;
-    }
-    // For when policy changes. Where the packet may not go, answers of whoever was there before are asked about.
-    if established == NOT_ESTABLISHED {
-        remember_half_open(crossing, target, reason.drops());
-    } else {
-        remember_established(crossing, target, reason.drops());
-    }
-    reason
-}
-
-/// There is no established flow of which a packet is.
-const NOT_ESTABLISHED: u32 = 0;
-/// There is one, which is known to go where the packet goes.
-const GOES_THERE: u32 = 1;
-/// There is one, of which that is not known.
-const GOES_ELSEWHERE: u32 = 2;
-
-/// Whether the established flow of a packet is known to go where that goes. Functions of their own, this and those below, for their stack.
-#[inline(never)]
-fn goes_established<A: Address>(crossing: &Crossing, target: &Target<A>) -> u32 {
-    let flow = flow::<A>(&flow_key::<A>(crossing));
-    if flow.expires <= config::now() {
-        NOT_ESTABLISHED
-    } else if flow.backend == target.address.widen() && flow.backend_port == target.port {
-        GOES_THERE
-    } else {
-        GOES_ELSEWHERE
-    }
-}
-
-/// An established flow. One that there is none of has expired.
-#[inline(always)]
-fn flow<A: Address>(key: &A::FlowKey) -> Flow {
-    steady::read_twice(|| A::flow(key).map(<*mut Flow>::cast_const)).unwrap_or_default()
-}
-
-/// Remembers where an established flow's packets go, or that this is not known any more.
-#[inline(never)]
-fn remember_established<A: Address>(crossing: &Crossing, target: &Target<A>, drops: bool) {
-    let key = flow_key::<A>(crossing);
-    let mut flow = flow::<A>(&key);
-    if flow.expires == 0 {
-        // It went meanwhile, or somebody writes it: where its packets go is found out by the next one.
-        return;
-    }
-    (flow.backend, flow.backend_port) = (target.address.widen(), target.port);
-    if drops {
-        (flow.backend, flow.backend_port) = ([0; 2], 0);
-        flow.generation = flow.generation.wrapping_sub(1);
-    }
-    A::update(&key, &flow);
-}
-
-/// The same of a half-open flow.
-#[inline(never)]
-fn remember_half_open<A: Address>(crossing: &Crossing, target: &Target<A>, drops: bool) {
-    let mut goes = destination::<A>(crossing, target);
-    if drops {
-        (goes.address, goes.port) = ([0; 2], 0);
-    }
-    half_open::set_backend(&goes);
-}
-
-/// Whether a half-open flow is known to go where a packet goes.
-#[inline(never)]
-fn goes_half_open<A: Address>(crossing: &Crossing, target: &Target<A>) -> bool {
-    half_open::goes_to(&destination::<A>(crossing, target))
-}
-
-/// Where a packet that was noted goes, with its flow.
-#[inline(always)]
-fn destination<A: Address>(crossing: &Crossing, target: &Target<A>) -> Destination {
-    let pod = (A::narrow(crossing.pod), crossing.pod_port);
-    let peer = (A::narrow(crossing.peer), crossing.peer_port);
-    let (identity, hash) = half_open::identity(pod, peer, crossing.protocol as u8);
-    Destination {
-        ifindex: crossing.ifindex,
-        port: target.port,
-        reserved: 0,
-        address: target.address.widen(),
-        identity,
-        hash,
-    }
+    call_remember(crossing, target, reason, believed)
 }
 
 /// Of a packet that was judged by the address that stands on it, and that begins a connection for conntrack: the flow may be older than
 /// the Service that its address is one's of by now.
 #[inline(always)]
-fn of_new<A: Address>(sender: &Sender, source: A, target: &Target<A>) -> Option<Reason> {
-    if A::is_allowed_already(sender.ifindex, &source, target) {
+fn of_new<A: Family>(sender: &Sender, source: A, target: &Target<A>) -> Option<Reason> {
+    if call_is_allowed_already(sender.ifindex, &source, target) {
         return None;
     }
-    Some(A::verdict(sender, target))
-}
-
-/// Whether a veth has a flow that is allowed, from the pod to where it goes, or back: [`Address::is_allowed_already`].
-#[inline(always)]
-pub fn is_allowed_already<A: Address>(ifindex: u32, source: A, target: &Target<A>) -> bool {
-    let (pod, peer) = ((source, target.source_port), (target.address, target.port));
-    let protocol = target.protocol as u8;
-    let generation = STATE.get(0).map_or(0, |state| state.generation);
-    let key = A::flow_key(ifindex, pod, peer, protocol);
-    if let Some(flow) = A::flow(&key) {
-        // SAFETY: until this program ends, the memory stays an element of the map; it counts only if it is still this flow's after.
-        let found = unsafe { flow.read_volatile() };
-        // What is read before the second look-up must not be of whoever stands there after it.
-        steady::fence();
-        if conntrack::is_current(&found, generation, config::now()) && A::flow(&key) == Some(flow) {
-            return true;
-        }
-    }
-    let (identity, hash) = half_open::identity(pod, peer, protocol);
-    half_open::allows(ifindex, &identity, hash, generation)
-}
-
-/// Who has an address.
-#[inline(always)]
-fn peer<A: Address>(address: A, endpoint: &Endpoint) -> Peer {
-    let listed = address.listed_peer(endpoint.epoch);
-    listed.or_else(|| address.contained_peer(endpoint.epoch)).unwrap_or_default()
-}
-
-/// What policy says of where a packet goes: [`Address::verdict`].
-#[inline(always)]
-pub fn verdict<A: Address>(sender: &Sender, target: &Target<A>) -> Reason {
-    let endpoint = &sender.endpoint;
-    if target.address.is_pods(sender.ifindex) {
-        return Reason::AllowedByPolicy;
-    }
-    if endpoint.egress_class == NOT_ISOLATED {
-        return Reason::NotIsolated;
-    }
-    let peer = peer(target.address, endpoint);
-    if peer.flags & LOCAL_NODE != 0 {
-        return if tunnel::may_be(target.protocol as u8, target.port) {
-            Reason::Tunnel
-        } else {
-            Reason::Node
-        };
-    }
-    let key = VerdictKey { subject: endpoint.egress_class, peer: peer.class };
-    of_classes(key, target.protocol as u8, target.port)
+    Some(call_verdict(sender, target))
 }
 
 /// Lets what a pod sends to itself come back to it.
 #[inline(never)]
-fn open_hairpin<A: Address>(skb: impl Routed, sender: &Sender, crossing: &Crossing, target: &Target<A>) {
+fn open_hairpin<A: Family>(skb: impl Routed, sender: &Sender, crossing: &Crossing, target: &Target<A>) {
     if sender.endpoint.ingress_class == NOT_ISOLATED {
         return;
     }
@@ -491,11 +294,4 @@ fn open_hairpin<A: Address>(skb: impl Routed, sender: &Sender, crossing: &Crossi
     let noted = Hairpin { expires, digest, port, protocol: crossing.protocol as u16 };
     // Where there is no room, the packet is judged as its node's.
     let _ = maps::HAIRPINS.insert(hairpin_slot(ifindex, &noted), noted, u64::from(BPF_ANY));
-}
-
-#[inline(always)]
-fn flow_key<A: Address>(crossing: &Crossing) -> A::FlowKey {
-    let pod = (A::narrow(crossing.pod), crossing.pod_port);
-    let peer = (A::narrow(crossing.peer), crossing.peer_port);
-    A::flow_key(crossing.ifindex, pod, peer, crossing.protocol as u8)
 }

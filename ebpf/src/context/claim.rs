@@ -8,13 +8,19 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
 use postern_common::reason::Reason;
 
-use crate::maps::CLAIMS;
-use crate::{atomic, config};
+use crate::atomic;
+use crate::config;
 
 /// Places that each CPU has for packets of a family.
 pub const PLACES: u32 = 2;
+
+/// Who has which place, on kernels where programs of one CPU interrupt each other. Nobody else writes it.
+#[btf_map]
+pub static CLAIMS: PerCpuArray<Claim, { PLACES as usize }> = PerCpuArray::new();
 
 /// Who has a place.
 #[derive(Clone, Copy)]

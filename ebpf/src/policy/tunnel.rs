@@ -3,7 +3,6 @@
 use postern_common::IPPROTO_UDP;
 use postern_common::tunnel::{TUNNEL_PROTOCOLS, place};
 
-use crate::apart;
 use crate::maps::TUNNEL_PORTS;
 
 /// Whether a packet to the node may be of a tunnel that it takes apart.
@@ -11,7 +10,14 @@ use crate::maps::TUNNEL_PORTS;
 /// Checked apart by the verifier.
 #[inline(always)]
 pub fn may_be(protocol: u8, port: u16) -> bool {
-    apart::may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
+    may_be_tunnel(u32::from(protocol), u32::from(port)) != 0
+}
+
+/// [`look_up`], which the verifier checks apart: 1 where it may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn may_be_tunnel(protocol: u32, port: u32) -> u32 {
+    u32::from(look_up(protocol as u8, port as u16))
 }
 
 /// What [`may_be`] does, without a call.

@@ -24,7 +24,7 @@ pub fn length(ctx: &TcContext) -> usize {
 /// Whether the frame stands for several packets, which the device cuts it into.
 #[inline(always)]
 pub fn is_gso(ctx: &TcContext) -> bool {
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).gso_size != 0 }
 }
 
@@ -36,7 +36,7 @@ pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
     let skb = ctx.skb.skb;
     // Volatile: a bound kept from an earlier read may be widened again by the compiler, which the verifier takes for
     // arithmetic on a packet pointer.
-    // SAFETY: the context of a running program is valid.
+    // SAFETY: the packet of a running program is valid.
     let (data, data_end) = unsafe {
         (read_volatile(&raw const (*skb).data) as usize, read_volatile(&raw const (*skb).data_end) as usize)
     };

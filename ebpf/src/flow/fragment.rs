@@ -6,11 +6,13 @@ use aya_ebpf::programs::TcContext;
 use postern_common::conntrack::{Datagram, FRAGMENT_LIFETIME, FRAGMENT_SLOTS, Slot};
 use postern_common::direction::EGRESS;
 
-use crate::addressed::came_in;
-use crate::family::Address;
+use crate::config;
+use crate::context::Isolated;
+use crate::family::Family;
+use crate::hash;
 use crate::maps::FRAGMENTS;
-use crate::scene::Scene;
-use crate::{config, slot, steady};
+use crate::policy::addressed::came_in;
+use crate::seqcount;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which the agent goes by as well.
 #[inline(always)]
@@ -20,8 +22,8 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn datagram<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Datagram {
-    let packet = &scene.packet;
+fn datagram<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Datagram {
+    let packet = &context.packet;
     Datagram {
         expires: now() + FRAGMENT_LIFETIME,
         source: packet.source.widen(),
@@ -29,22 +31,22 @@ fn datagram<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Datagram {
         identification: packet.datagram.identification,
         protocol: A::FAMILY | u32::from(packet.datagram.protocol),
         length: packet.datagram.length as u32,
-        by_node: u32::from(!is_elsewhere(ctx, scene)),
+        by_node: u32::from(!is_elsewhere(ctx, context)),
     }
 }
 
 /// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere.
 #[inline(always)]
-fn is_elsewhere<A: Address>(ctx: &TcContext, scene: &Scene<A>) -> bool {
-    if scene.direction == EGRESS { scene.astray } else { came_in(ctx) }
+fn is_elsewhere<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
+    if context.direction == EGRESS { context.astray() } else { came_in(ctx) }
 }
 
 #[inline(always)]
-fn slot_of<A: Address>(direction: u8, scene: &Scene<A>) -> Slot {
-    let packet = &scene.packet;
+fn slot_of<A: Family>(direction: u8, context: &Isolated<A>) -> Slot {
+    let packet = &context.packet;
     let word = u64::from(packet.datagram.identification) << 32 | u64::from(packet.datagram.protocol);
-    let hash = slot::mix(config::seed(), word);
-    slot::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, scene.ifindex, direction)
+    let hash = hash::mix(config::seed(), word);
+    hash::of(packet.destination.mix(packet.source.mix(hash)), FRAGMENT_SLOTS, context.ifindex, direction)
 }
 
 /// How a later fragment relates to what is known of its datagram.
@@ -63,29 +65,29 @@ pub enum Relation {
 /// Notes the verdict of a first fragment. A second "first" one of the same datagram that is denied takes the leave
 /// of its followers away again. A function of its own, for its stack.
 #[inline(never)]
-pub fn note<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>, allowed: bool) {
-    let slot = slot_of(DIRECTION, scene);
+pub fn note<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Isolated<A>, allowed: bool) {
+    let slot = slot_of(DIRECTION, context);
     // A failed insert leaves the followers orphans: dropped, as they must be.
     if allowed {
-        let _ = FRAGMENTS.insert(slot, datagram(ctx, scene), u64::from(BPF_ANY));
-    } else if relation::<DIRECTION, A>(ctx, scene) != Relation::Orphan {
+        let _ = FRAGMENTS.insert(slot, datagram(ctx, context), u64::from(BPF_ANY));
+    } else if relation::<DIRECTION, A>(ctx, context) != Relation::Orphan {
         let _ = FRAGMENTS.remove(slot);
     }
 }
 
 /// How a fragment relates to what is known of its datagram. A function of its own, for its stack.
 #[inline(never)]
-pub fn relation<const DIRECTION: u8, A: Address>(ctx: &TcContext, scene: &Scene<A>) -> Relation {
-    let slot = slot_of(DIRECTION, scene);
-    let Some(found) = steady::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
+pub fn relation<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Relation {
+    let slot = slot_of(DIRECTION, context);
+    let Some(found) = seqcount::read_twice(|| FRAGMENTS.get_ptr(slot)) else {
         return Relation::Orphan;
     };
     let Datagram { expires, length, by_node, .. } = found;
-    if expires <= now() || (Datagram { expires, length, by_node, ..datagram(ctx, scene) }) != found {
+    if expires <= now() || (Datagram { expires, length, by_node, ..datagram(ctx, context) }) != found {
         Relation::Orphan
-    } else if scene.packet.datagram.offset < length as usize {
+    } else if context.packet.datagram.offset < length as usize {
         Relation::Overlaps
-    } else if by_node != 0 && is_elsewhere(ctx, scene) {
+    } else if by_node != 0 && is_elsewhere(ctx, context) {
         Relation::Elsewhere
     } else {
         Relation::Follows
