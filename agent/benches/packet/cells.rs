@@ -22,10 +22,25 @@ const NEW_FLOWS: u32 = 60_000;
 /// How full the table of half-open flows is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
-    /// It holds all new flows of a run.
+    /// The rows that the agent sets aside hold all new flows.
     Room,
+    /// Those are full, and there are overflow rows, with room.
+    Overflow,
+    /// Those are full, and overflow rows are made on the way: for the first few thousand flows of a flood.
+    Growing,
     /// Each new flow takes the place of an older one.
     Full,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Room => "room",
+            Self::Overflow => "overflow",
+            Self::Growing => "growing",
+            Self::Full => "full",
+        })
+    }
 }
 
 /// How many peers the packets are from.
@@ -84,7 +99,7 @@ pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
         NewToService, NotIsolated,
     };
     use Sources::{Many, One};
-    use Table::{Full, Room};
+    use Table::{Full, Growing, Overflow, Room};
     use Transport::{Datagram, Syn};
 
     let received = |family, packet| Cell { packet, family, direction: INGRESS };
@@ -95,9 +110,9 @@ pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
 
     let mut cells = vec![v4(NotIsolated)];
     cells.extend([Family::V4, Family::V6].into_iter().flat_map(established));
-    cells.extend([New(Syn, Room, One), New(Syn, Full, One)].map(v4));
+    cells.extend([Room, Overflow, Growing, Full].map(|table| v4(New(Syn, table, One))));
     if set.dimension != Dimension::Ports {
-        cells.extend([New(Syn, Room, Many), New(Syn, Full, Many)].map(v4));
+        cells.extend([Room, Full].map(|table| v4(New(Syn, table, Many))));
     }
     cells.extend([DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v4));
     cells.extend([DeniedPort, DeniedSource(Datagram, One)].map(v4));
@@ -208,7 +223,6 @@ impl fmt::Display for Cell {
             Packet::Established(1) => write!(f, "established, one flow"),
             Packet::Established(flows) => write!(f, "established, {flows} flows"),
             Packet::New(transport, table, sources) => {
-                let table = if table == Table::Room { "room" } else { "full" };
                 write!(f, "new allowed, {table}, {}{}", from(sources), udp(transport))
             }
             Packet::NewToService => write!(f, "new to a Service, room"),

@@ -166,25 +166,45 @@ impl Rig {
             Packet::EstablishedToService => return self.establish_to_service(packets),
             _ => return Ok(()),
         };
-        let direction = usize::from(cell.direction);
         match table {
-            Table::Room => {
+            Table::Room | Table::Growing => {
                 half_open::give_back(&mut self.maps, IFINDEX)?;
                 half_open::make_room(&mut self.maps, IFINDEX)?;
                 self.full = [false; 2];
             }
-            Table::Full if self.full[direction] => {}
-            Table::Full => {
-                let room = (HALF_OPEN_ROWS + OVERFLOW_ROWS) as usize * HALF_OPEN_WAYS;
-                self.run(Program::of(cell.direction), packets, u32::try_from(room * 7)?)?;
-                let rows = self.maps.half_open.iter().collect::<Result<Vec<_>, _>>()?;
-                let of_direction = |row: &Row| row.flows.as_chunks::<HALF_OPEN_WAYS>().0[direction];
-                let flows = rows.iter().flat_map(|(_, row)| of_direction(row));
-                let taken = flows.filter(|flow| flow.expires != 0).count();
-                ensure!(taken > room - room / 100, "there are only {taken} of {room} half-open flows");
-                self.full[direction] = true;
+            Table::Overflow => {
+                self.fill(cell, packets)?;
+                self.empty_overflow_rows()?;
             }
+            Table::Full => self.fill(cell, packets)?,
         }
+        Ok(())
+    }
+
+    /// Takes all room for half-open flows, which makes every overflow row.
+    fn fill(&mut self, cell: Cell, packets: &Packets) -> Result<()> {
+        let direction = usize::from(cell.direction);
+        if self.full[direction] {
+            return Ok(());
+        }
+        let room = (HALF_OPEN_ROWS + OVERFLOW_ROWS) as usize * HALF_OPEN_WAYS;
+        self.run(Program::of(cell.direction), packets, u32::try_from(room * 7)?)?;
+        let rows = self.maps.half_open.iter().collect::<Result<Vec<_>, _>>()?;
+        let of_direction = |row: &Row| row.flows.as_chunks::<HALF_OPEN_WAYS>().0[direction];
+        let flows = rows.iter().flat_map(|(_, row)| of_direction(row));
+        let taken = flows.filter(|flow| flow.expires != 0).count();
+        ensure!(taken > room - room / 100, "there are only {taken} of {room} half-open flows");
+        self.full[direction] = true;
+        Ok(())
+    }
+
+    /// Leaves the rows beyond those that the agent sets aside without flows.
+    fn empty_overflow_rows(&mut self) -> Result<()> {
+        let keys = self.maps.half_open.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys.into_iter().filter(|key| key.number >= HALF_OPEN_ROWS) {
+            self.maps.half_open.insert(key, Row { ifindex: key.ifindex, ..Row::default() }, 0)?;
+        }
+        self.full = [false; 2];
         Ok(())
     }
 

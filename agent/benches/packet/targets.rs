@@ -1,6 +1,6 @@
 //! What the figures should be.
 
-use super::cells::{Cell, Packet, Sources};
+use super::cells::{Cell, Packet, Sources, Table};
 use super::rig::Program;
 use super::rounds::Subject;
 use super::samples::Summary;
@@ -22,6 +22,8 @@ pub(super) fn target(cell: Cell, measured: &[(Subject, Summary)]) -> Option<f64>
             let floor = measured.iter().find(|(subject, _)| *subject == floor);
             floor.map(|(_, floor)| floor.median * ESTABLISHED)
         }
+        // Up to the kernel's memory.
+        Packet::New(_, Table::Growing, _) => None,
         Packet::New(_, _, Sources::One) | Packet::NewToService => Some(NEW),
         Packet::DeniedSource(_, Sources::One)
         | Packet::DeniedPort
