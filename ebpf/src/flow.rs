@@ -5,6 +5,7 @@
 //! | [`known`] | what is known of a packet's flow, and what the packet does to it |
 //! | [`established`], [`directory`] | flows that both sides want, and which of them a veth has |
 //! | [`half_open`], [`row`], [`peek`] | flows before that, how they stand in memory, and for whoever only asks |
+//! | [`opening`] | whether there can be any that only one side was heard of |
 //! | [`recheck`] | flows that are judged again |
 //! | [`midstream`], [`sockets`] | connections that are older than the programs: the pod's sockets know them |
 //! | [`fragment`] | datagrams of which the first fragment was allowed |
@@ -19,6 +20,7 @@ pub mod fragment;
 pub mod half_open;
 pub mod known;
 pub mod midstream;
+pub mod opening;
 pub mod peek;
 pub mod recheck;
 pub mod row;

@@ -65,8 +65,10 @@ pub(super) enum Packet {
     NewToService,
     /// Of one established flow to a Service, which is noted for its backend each time.
     EstablishedToService,
-    /// The first of a flow from a source that policy does not allow.
+    /// The first of a flow from a source that policy does not allow, to a pod that opens no connections itself.
     DeniedSource(Transport, Sources),
+    /// The same, of a connection, to a pod that has just opened others: it may be the other half of one.
+    DeniedSynToClient,
     /// The first of a flow to a port that policy does not allow, from a source that it allows other ports.
     DeniedPort,
     /// One in the middle of a TCP connection that nobody knows, and whichever side started it, policy would not allow it.
@@ -95,8 +97,8 @@ pub(super) struct Packets {
 /// What is measured with a policy set.
 pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
     use Packet::{
-        DeniedAck, DeniedAckOfPods, DeniedPort, DeniedSource, Established, EstablishedToService, New,
-        NewToService, NotIsolated,
+        DeniedAck, DeniedAckOfPods, DeniedPort, DeniedSource, DeniedSynToClient, Established,
+        EstablishedToService, New, NewToService, NotIsolated,
     };
     use Sources::{Many, One};
     use Table::{Full, Growing, Overflow, Room};
@@ -115,7 +117,7 @@ pub(super) fn cells(set: Set, flows: &[u32]) -> Vec<Cell> {
         cells.extend([Room, Full].map(|table| v4(New(Syn, table, Many))));
     }
     cells.extend([DeniedSource(Syn, One), DeniedSource(Syn, Many)].map(v4));
-    cells.extend([DeniedPort, DeniedSource(Datagram, One)].map(v4));
+    cells.extend([DeniedPort, DeniedSynToClient, DeniedSource(Datagram, One)].map(v4));
     cells.extend([DeniedAck, DeniedAckOfPods].map(v4));
     if set.dimension == Dimension::Services {
         cells.extend([Established(1), EstablishedToService, New(Syn, Room, One), NewToService].map(outgoing));
@@ -152,6 +154,9 @@ impl Cell {
             }
             Packet::DeniedSource(transport, Sources::One) => {
                 (transport, set.denied().one(), port, NOTHING, 1, Reason::DeniedByPolicy)
+            }
+            Packet::DeniedSynToClient => {
+                (Transport::Syn, set.denied().one(), port, NOTHING, 1, Reason::DeniedByPolicy)
             }
             Packet::DeniedSource(transport, Sources::Many) => {
                 let denied = set.denied();
@@ -230,6 +235,7 @@ impl fmt::Display for Cell {
             Packet::DeniedSource(transport, sources) => {
                 write!(f, "denied, {}{}", from(sources), udp(transport))
             }
+            Packet::DeniedSynToClient => write!(f, "denied, one source, to a client"),
             Packet::DeniedPort => write!(f, "denied port, one source"),
             Packet::DeniedAck => write!(f, "denied ACK, one source"),
             Packet::DeniedAckOfPods => write!(f, "denied ACK of what the pod may start"),

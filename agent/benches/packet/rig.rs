@@ -159,6 +159,7 @@ impl Rig {
             _ => self.isolated,
         };
         self.maps.set_endpoint(IFINDEX, endpoint)?;
+        self.opened(if cell.packet == Packet::DeniedSynToClient { NEVER } else { 0 })?;
         let table = match cell.packet {
             Packet::New(_, table, _) => table,
             // Of what the pod just started, it would be an answer.
@@ -177,6 +178,14 @@ impl Rig {
                 self.empty_overflow_rows()?;
             }
             Table::Full => self.fill(cell, packets)?,
+        }
+        Ok(())
+    }
+
+    /// When the pod is taken to have opened connections last, either way. Objects of older trees do not ask.
+    fn opened(&mut self, tick: u64) -> Result<()> {
+        if let Some(map) = self.ebpf.map_mut("OPENED") {
+            Array::<_, [u64; 2]>::try_from(map)?.set(IFINDEX, [tick; 2], 0)?;
         }
         Ok(())
     }

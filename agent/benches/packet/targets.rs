@@ -27,6 +27,7 @@ pub(super) fn target(cell: Cell, measured: &[(Subject, Summary)]) -> Option<f64>
         Packet::New(_, _, Sources::One) | Packet::NewToService => Some(NEW),
         Packet::DeniedSource(_, Sources::One)
         | Packet::DeniedPort
+        | Packet::DeniedSynToClient
         | Packet::DeniedAck
         | Packet::DeniedAckOfPods => Some(DENIED),
         Packet::NotIsolated | Packet::EstablishedToService | Packet::New(..) | Packet::DeniedSource(..) => {

@@ -16,6 +16,7 @@ use postern_common::IPPROTO_TCP;
 use postern_common::conntrack::{Flow, HALF_OPEN_WAYS, Row, STREAM, state};
 use postern_common::direction::EGRESS;
 
+use super::opening;
 use super::row::{
     FLOWS, Flows, base, copy, expires, flow_at, identity, is_flow, is_tagged, overflow, overflows_until,
     place, tag,
@@ -245,6 +246,7 @@ pub fn insert<A: Family>(context: &mut Context<A>, bucket: Bucket, direction: u8
         tag: tag(context.half_open.hash),
         ..Flow::default()
     };
+    opening::note(context, direction);
     if context.half_open.in_overflow != 0 {
         if let Some(other) = overflow_row(context).or_else(|| make_overflow_row(context)) {
             // First, so that whoever finds it there knows where to look.

@@ -7,7 +7,7 @@ use postern_common::direction::{EGRESS, INGRESS};
 
 use super::cursor::step;
 use super::half_open::{self, Bucket};
-use super::{directory, established, recheck};
+use super::{directory, established, opening, recheck};
 use crate::context::{Context, Isolated};
 use crate::family::Family;
 use crate::global::{by_family, place_of, same};
@@ -159,6 +159,9 @@ fn finish<A: Family>(context: &mut Context<A>) {
     let Some(bucket) = half_open::same_bucket(context) else { return };
     if context.flow.expires != 0 {
         half_open::advance(&mut context.flow, direction, protocol, context.now);
+        if context.flow.state == state::OPENING {
+            opening::note(context, direction);
+        }
     }
     half_open::update(context, bucket);
 }
@@ -186,6 +189,9 @@ pub fn is_about_half_open<const DIRECTION: u8, A: Family>(
 /// Whether a SYN that policy denies answers one that was sent the other way at the same time (RFC 9293 3.5).
 #[inline(always)]
 pub fn is_answer<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut Isolated<A>) -> bool {
+    if !opening::may_be(context, other_way(DIRECTION)) {
+        return false;
+    }
     let Some(bucket) = half_open::bucket(context) else { return false };
     if !half_open::lookup(context, bucket, other_way(DIRECTION))
         || context.flow.state != state::OPENING
