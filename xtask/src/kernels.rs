@@ -56,7 +56,7 @@ pub(crate) struct Kernels {
     /// Only load the programs; run no tests.
     #[arg(long, conflicts_with = "filter")]
     load: bool,
-    /// Run the tests even where the programs do not load.
+    /// Go on behind a step that failed.
     #[arg(long)]
     keep_going: bool,
     /// `net.core.bpf_jit_harden`: 2 has the kernel blind constants for root too. May be given more than once. [default: 0, and 2
@@ -117,17 +117,22 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
         bail!("--postern and --tests name binaries for one processor; run kernels of another by themselves");
     }
     setup::kernels(&guests)?;
-    let steps = guests.iter().map(|&guest| Ok((guest, steps::of(arguments, guest)?)));
-    let steps: BTreeMap<Architecture, Vec<Step>> = steps.collect::<Result<_>>()?;
+    // First of all: what is no kernel is said before anything is built.
     let cache = cache()?;
-    let mut guests = Vec::new();
+    let mut found = Vec::new();
     for wanted in kernels {
         let apt = Apt::new(&cache, wanted.architecture)?;
         let candidates = apt.candidates()?;
         let candidate = wanted.pick(&candidates).with_context(|| {
             format!("Debian has no kernel {wanted}; `cargo xtask kernels --help` shows how kernels are named")
         })?;
-        let image = Image::bring(&apt, candidate, &cache)?;
+        found.push((apt, candidate.clone(), wanted));
+    }
+    let steps = guests.iter().map(|&guest| Ok((guest, steps::of(arguments, guest)?)));
+    let steps: BTreeMap<Architecture, Vec<Step>> = steps.collect::<Result<_>>()?;
+    let mut guests = Vec::new();
+    for (apt, candidate, wanted) in found {
+        let image = Image::bring(&apt, &candidate, &cache)?;
         for &jit_harden in arguments.jit_harden() {
             let root = Root::bring(&apt, wanted.architecture, &cache)?;
             let work = Work {
