@@ -119,7 +119,7 @@ impl AttachMode {
         match (self, kernel) {
             (Self::Auto, kernel) => Ok(kernel),
             (Self::Tcx, Mode::Clsact) => bail!(
-                "--attach=tcx asks for TCX, which this kernel does not have (it comes with 6.6): leave the flag away, or give --attach=clsact"
+                "--attach=tcx asks for TCX, which this kernel does not have (it comes with 6.6): leave the flag out, or give --attach=clsact"
             ),
             (Self::Tcx, Mode::Tcx) => Ok(Mode::Tcx),
             (Self::Clsact, _) => Ok(Mode::Clsact),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use postern::datapath::object::{Settings, tick};
-use postern_common::reason::Reason::{AllowedByPolicy, DeniedByPolicy, Established, NotIsolated};
+use postern_common::reason::Reason::{AllowedByPolicy, DeniedByPolicy, Established, Node, NotIsolated};
 
 use crate::frames::{self, End, tcp};
 use crate::pod_netns::{self, PodNetns};
@@ -136,6 +136,31 @@ fn of_a_server_that_stopped_listening_go_on() {
     let mut rig = rig(&netns, "  policyTypes: [Ingress, Egress]\n  ingress: [{ports: [{port: 80}]}]\n");
     assert_eq!(rig.sends(&tcp(pod, peer, "A")), Answer(Established));
     assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(Established));
+}
+
+/// What the flow says of who started it is not asked of the pod's sockets, which have forgotten it.
+#[test]
+fn a_stranger_does_not_take_up_what_the_node_started() {
+    let netns = world("older-stranger");
+    let stranger = 77;
+    for (family, port) in [(0, 80), (1, 81)] {
+        for established in [false, true] {
+            let mut connection = from_peer(&netns, family, port);
+            connection.listener.take();
+            let Connection { pod, peer, .. } = connection;
+            let mut rig = rig(&netns, "  policyTypes: [Ingress, Egress]\n");
+            rig.own_addresses(&NODE);
+            assert_eq!(rig.gets(&tcp(peer, pod, "S")), Answer(Node));
+            assert_eq!(rig.sends(&tcp(pod, peer, "SA")), Answer(Established));
+            if established {
+                assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(Established));
+            }
+            for flags in MIDDLE {
+                assert_eq!(rig.gets_by(stranger, &tcp(peer, pod, flags)), Answer(DeniedByPolicy));
+            }
+            assert_eq!(rig.gets(&tcp(peer, pod, "A")), Answer(Established));
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::context::Isolated;
 use crate::family::Family;
 use crate::hash;
 use crate::maps::FRAGMENTS;
-use crate::policy::addressed::came_in;
+use crate::policy::addressed::sent_by_node;
 use crate::seqcount;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which the agent goes by as well.
@@ -35,10 +35,12 @@ fn datagram<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> Datagram {
     }
 }
 
-/// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere.
+/// Whether a fragment goes to somebody else than the pod's node, by its MAC address, or comes from elsewhere. Those of an IPv6 datagram that
+/// the node cuts up again came in by no interface, whoever sent it (`ip6_copy_metadata` in `net/ipv6/ip6_output.c` leaves that out), but
+/// carry no socket.
 #[inline(always)]
 fn is_elsewhere<A: Family>(ctx: &TcContext, context: &Isolated<A>) -> bool {
-    if context.direction == EGRESS { context.astray() } else { came_in(ctx) }
+    if context.direction == EGRESS { context.astray() } else { !sent_by_node(ctx) }
 }
 
 #[inline(always)]

@@ -43,7 +43,7 @@ pub fn note<A: Family>(context: &Context<A>, direction: u8) {
     if let Some(opened) = opened(context.ifindex, direction) {
         // SAFETY: see there. Whoever writes at the same time writes nearly the same; once a tick is enough.
         unsafe {
-            if opened.read_volatile() != context.now {
+            if opened.read_volatile() < context.now {
                 opened.write_volatile(context.now);
             }
         }

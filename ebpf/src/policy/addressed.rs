@@ -9,7 +9,7 @@ use postern_common::endpoint::{Endpoint, GUARDED, NOT_ISOLATED};
 use super::cache;
 use crate::context::{Context, Isolated};
 use crate::family::Family;
-use crate::parse::frame;
+use crate::parse::{Fragment, frame};
 
 /// `PACKET_HOST` (`linux/if_packet.h`): to the address of the device that it came in by, which is the veth's own.
 const HOST: u32 = 0;
@@ -35,7 +35,7 @@ pub fn strays(ctx: &TcContext, endpoint: &Endpoint, direction: u8) -> bool {
 
 /// Whether a packet came in by an interface, so that no process of the node sent it.
 #[inline(always)]
-pub fn came_in(ctx: &TcContext) -> bool {
+fn came_in(ctx: &TcContext) -> bool {
     // SAFETY: the packet of a running program is valid.
     unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
@@ -47,13 +47,8 @@ pub fn is_astray<A: Family>(ctx: &TcContext, context: &Isolated<A>, flags: u8, d
     if direction == EGRESS {
         return context.astray() && flags & (SERVICE | NODE) != 0;
     }
-    is_from_elsewhere(ctx, flags)
-}
-
-/// Of what a pod gets.
-#[inline(always)]
-fn is_from_elsewhere(ctx: &TcContext, flags: u8) -> bool {
-    flags & FROM_NODE != 0 && came_in(ctx)
+    flags & FROM_NODE != 0
+        && if context.packet.fragment == Fragment::Whole { came_in(ctx) } else { !sent_by_node(ctx) }
 }
 
 /// The same, for flows that need not be judged, of which nothing else is known.
@@ -62,7 +57,8 @@ pub fn leaves_flow<A: Family>(ctx: &TcContext, context: &mut Context<A>, flags: 
     if direction == EGRESS {
         return flags & (SERVICE | NODE) != 0 && !is_to_veth(ctx) && strays_from_veth(ctx, context);
     }
-    is_from_elsewhere(ctx, flags)
+    // No fragment gets here.
+    flags & FROM_NODE != 0 && came_in(ctx)
 }
 
 /// The same of any packet that is not to the veth's own address. A function of its own: it is hardly ever asked.
