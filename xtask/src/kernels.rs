@@ -27,7 +27,6 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::apt::Apt;
-
 use self::console::End;
 use self::guest::{Step, Work};
 use self::image::Image;
@@ -143,28 +142,35 @@ pub(crate) fn run(arguments: &Kernels) -> Result<()> {
             guests.push(Guest { wanted: wanted.clone(), image: image.clone(), root, work, jit_harden });
         }
     }
-    let rows = run_all(&guests, arguments.jobs, Duration::from_secs(arguments.timeout))?;
+    let (rows, broken) = run_all(&guests, arguments.jobs, Duration::from_secs(arguments.timeout));
     // They are the same for all.
     let names: Vec<&str> = steps.values().take(1).flatten().map(|it| it.name).collect();
     match arguments.output {
         Output::Table => print!("\n{}", report::table(&rows, &names)),
         Output::Json => println!("{:#}", report::json(&rows)),
     }
+    if let Some(error) = broken {
+        return Err(error);
+    }
     let bad: Vec<&str> = rows.iter().filter(|it| !it.is_good()).map(|it| it.wanted.as_str()).collect();
     if bad.is_empty() { Ok(()) } else { bail!("failed on {}", bad.join(", ")) }
 }
 
-/// Runs guests, so many at a time. Their rows are in the order of the guests.
-fn run_all(guests: &[Guest], jobs: u16, limit: Duration) -> Result<Vec<Row>> {
+/// Runs guests, so many at a time. Returns their rows, in the order of the guests, and why there is none of one that could not be run: what
+/// came of the others took its time.
+fn run_all(guests: &[Guest], jobs: u16, limit: Duration) -> (Vec<Row>, Option<anyhow::Error>) {
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let work = || {
         while let (number, Some(guest)) = take(&next, guests) {
-            let row = guest.run(number, limit);
+            let row = guest.run(number, limit).with_context(|| format!("run a guest with {}", guest.wanted));
             rows.lock().unwrap_or_else(PoisonError::into_inner).insert(number, row);
         }
     };
     std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work))));
-    rows.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+    let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner).into_values();
+    let (good, bad): (Vec<_>, Vec<_>) = rows.partition(Result::is_ok);
+    let broken = bad.into_iter().find_map(Result::err);
+    (good.into_iter().flatten().collect(), broken)
 }
 
 /// The next one that nobody has taken.

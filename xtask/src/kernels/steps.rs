@@ -101,9 +101,9 @@ impl Binaries {
         let messages =
             if is_here { test::build_some(&names)? } else { static_binary::build_tests(guest, &names)? };
         let mut built = Built::read(&messages);
-        let built = || built.binaries.remove("postern").context("cargo built no postern");
+        let postern = || built.binaries.remove("postern").context("cargo built no postern");
         Ok(Self {
-            postern: arguments.postern.clone().map_or_else(built, Ok)?,
+            postern: arguments.postern.clone().map_or_else(postern, Ok)?,
             kernel: Some(TestBinary::read(&messages, KERNEL)?),
             lab: Some(TestBinary::read(&messages, LAB)?),
         })
