@@ -54,6 +54,9 @@ pub struct Context<A: Family> {
     pub step: u8,
     /// See [`Isolated::astray`].
     astray: bool,
+    /// 1: a process of the pod's node started the packet's flow, and the packet, which the pod gets, comes from elsewhere. By
+    /// [`crate::flow::known`], for packets whose flow is looked for there.
+    pub from_elsewhere: u8,
     /// What the packet says. By [`crate::parse`].
     pub packet: Packet<A>,
     /// Both sides. By [`Self::take_sides`]; whoever reads them has an [`Isolated`].

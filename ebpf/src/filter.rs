@@ -271,7 +271,7 @@ fn reason_of_error<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mu
             // Where there is an established flow, it decides alone.
             Known::Allowed => true,
             Known::Denied => false,
-            Known::Nothing | Known::Elsewhere => known::is_about_half_open::<DIRECTION, A>(ctx, context),
+            Known::Nothing => known::is_about_half_open::<DIRECTION, A>(ctx, context),
         };
         if allowed {
             return Reason::Related;
@@ -329,6 +329,7 @@ fn reason_of_flow<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut
         return judge::judge_flow(ctx, context, DIRECTION);
     }
     // 7
+    context.from_elsewhere = 0;
     let mut known = known::established::<DIRECTION, A>(ctx, context, true);
     if known == Known::Allowed {
         return Reason::Established;
@@ -338,13 +339,10 @@ fn reason_of_flow<const DIRECTION: u8, A: Family>(ctx: &TcContext, context: &mut
         let reason = judge::judge_flow(ctx, context, DIRECTION);
         return if reason.drops() || context.query.outcome.flowless { reason } else { Reason::FlowTableFull };
     };
-    if known != Known::Denied {
-        let half_open = known::half_open_either::<DIRECTION, A>(ctx, context, bucket);
-        if half_open == Known::Allowed {
+    if known == Known::Nothing {
+        known = known::half_open_either::<DIRECTION, A>(ctx, context, bucket);
+        if known == Known::Allowed {
             return Reason::Established;
-        }
-        if half_open != Known::Nothing {
-            known = half_open;
         }
     }
     // 9

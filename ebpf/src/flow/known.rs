@@ -19,18 +19,19 @@ use crate::policy::addressed::is_astray;
 pub enum Known {
     /// Nothing.
     Nothing,
-    /// A process of the pod's node started it, and the packet, which the pod gets, comes from elsewhere.
-    Elsewhere,
     /// Policy allows it.
     Allowed,
     /// It was allowed once, and policy, asked just now, does not allow it.
     Denied,
 }
 
-/// What is known of a flow that a packet leaves. Who started it is known where the pod gets the packet.
+/// What is known of the flow of a packet that leaves the one which was found. Where the pod gets the packet, it is known who started that.
 #[inline(always)]
-const fn of_astray<const DIRECTION: u8>() -> Known {
-    if DIRECTION == INGRESS { Known::Elsewhere } else { Known::Nothing }
+fn of_astray<const DIRECTION: u8, A: Family>(context: &mut Context<A>) -> Known {
+    if DIRECTION == INGRESS {
+        context.from_elsewhere = 1;
+    }
+    Known::Nothing
 }
 
 /// Looks for an established flow, of whatever generation.
@@ -50,12 +51,12 @@ pub fn established<const DIRECTION: u8, A: Family>(
         return Known::Nothing;
     }
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
-        return of_astray::<DIRECTION>();
+        return of_astray::<DIRECTION, A>(context);
     }
     let is_allowed = recheck::judge_established_again(ctx, context, note);
     // That the other side is the node may have turned out just now.
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
-        return of_astray::<DIRECTION>();
+        return of_astray::<DIRECTION, A>(context);
     }
     if is_allowed { Known::Allowed } else { Known::Denied }
 }
@@ -95,7 +96,7 @@ fn half_open_of<const DIRECTION: u8, A: Family>(
         return Known::Nothing;
     }
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
-        return of_astray::<DIRECTION>();
+        return of_astray::<DIRECTION, A>(context);
     }
     let flow = &context.flow;
     // A SYN-ACK of the side that sent the first SYN: both sent one (RFC 9293 3.5).
@@ -107,7 +108,7 @@ fn half_open_of<const DIRECTION: u8, A: Family>(
     let flow = context.flow;
     if is_astray(ctx, context, context.flow.flags, DIRECTION) {
         half_open::update(context, bucket);
-        return of_astray::<DIRECTION>();
+        return of_astray::<DIRECTION, A>(context);
     }
     if allowed && note {
         step(context, DIRECTION);

@@ -80,7 +80,8 @@ by_family! {
 #[inline(always)]
 fn decide<A: Family>(ctx: &TcContext, context: &mut Isolated<A>, reason: Reason) -> Midstream {
     let is_egress = context.direction == EGRESS;
-    if context.endpoint().netns == 0 {
+    // Where the flow says who started it, the pod's sockets are not asked.
+    if context.endpoint().netns == 0 || context.from_elsewhere != 0 {
         return Midstream::Unknown;
     }
     let (service, is_from_node) = (context.query.outcome.service, context.query.outcome.is_from_node);
