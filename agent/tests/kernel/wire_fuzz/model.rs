@@ -55,6 +55,8 @@ pub(super) struct Key {
 pub(super) struct Sent {
     /// Whether the node got it, by its MAC address.
     to_node: bool,
+    /// Whether policy let it out to where it said, so that it opened a flow, though the bridge may have given it to nobody.
+    let_out: bool,
     /// Where it came out last, and after how many changes.
     pub(super) arrived: Option<(IpAddr, u16)>,
     pub(super) arrived_after: u64,
@@ -148,8 +150,13 @@ impl Model {
             return;
         }
         let key = Key { pod: shape.from, protocol, pod_port, peer: destination, peer_port };
-        let sent = self.sent.entry(key).or_insert(Sent { to_node, arrived: None, arrived_after: 0 });
+        let policy = self.policy(shape.from);
+        let let_out = !policy.isolates_egress()
+            || !is_frontend(packet) && policy.lets_out(self.setting.good, destination, protocol, peer_port);
+        let new = Sent { to_node, let_out, arrived: None, arrived_after: 0 };
+        let sent = self.sent.entry(key).or_insert(new);
         sent.to_node |= to_node;
+        sent.let_out |= let_out;
     }
 
     /// A frame that was sent has arrived: whether it may.
@@ -264,7 +271,8 @@ impl Model {
         let key = Key { pod: shape.from, protocol, pod_port: port, peer, peer_port: asked };
         // An answer to what policy lets in, or did; or more of what it did let out, to where it went.
         let may_answer = self.keep || policy.lets_in(self.setting.good, peer, protocol, port);
-        let goes_on = |sent: &Sent| sent.arrived == Some((after.destination, after_port));
+        let there = (after.destination, after_port);
+        let goes_on = |sent: &Sent| sent.arrived == Some(there) || sent.let_out && there == (peer, asked);
         if before.has_flow()
             && (!before.is_request() && self.got.contains_key(&key) && may_answer
                 || self.keep && self.sent.get(&key).is_some_and(goes_on))
@@ -325,7 +333,7 @@ impl Model {
         let lets_out = |(address, port)| policy.lets_out(self.setting.good, address, protocol, port);
         let is_frontends = peer == Who::Frontend.address(peer.is_ipv6());
         lets_out((peer, port))
-            || self.keep && sent.arrived.is_some()
+            || self.keep && (sent.arrived.is_some() || sent.let_out)
             || sent.arrived.is_some_and(lets_out)
             || sent.to_node && node_addresses().contains(&peer)
             // The veth lets it go, whatever becomes of it; and cannot tell whose the answer is.
