@@ -77,7 +77,7 @@ pub(crate) struct Kernels {
     /// How results are printed. What happens on the way goes to standard error.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Use this binary of `postern`, and build none: one of another tree, say.
+    /// Load the programs of this binary of `postern`: one of another tree, say. With --load, none is built.
     #[arg(long, value_name = "FILE")]
     postern: Option<PathBuf>,
     /// Use this binary of the kernel tests, and build none; the lab's are not run then.

@@ -69,9 +69,7 @@ impl Job {
         }
         Ok(gross - rig.run(Program::Vary, &self.packets, self.repeat)?)
     }
-}
 
-impl Job {
     /// What a packet costs where there is not room for more than a few; the first batch warms up.
     fn in_batches(&self, rig: &mut Rig) -> Result<f64> {
         let mut sum = 0.0;

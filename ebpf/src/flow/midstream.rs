@@ -54,7 +54,7 @@ pub struct Asked {
 pub fn judge<A: Family>(ctx: &TcContext, context: &mut Isolated<A>, reason: Reason) -> Midstream {
     let place = place_of(context);
     // SAFETY: `ctx` is the running program's, and nobody else has the context.
-    match unsafe { pick_up(ctx.skb.skb, &raw mut **context, place, reason as u32) } {
+    match unsafe { judge_apart(ctx.skb.skb, &raw mut **context, place, reason as u32) } {
         it if it == Midstream::Allowed as u32 => Midstream::Allowed,
         it if it == Midstream::Denied as u32 => Midstream::Denied,
         _ => Midstream::Unknown,
@@ -63,7 +63,7 @@ pub fn judge<A: Family>(ctx: &TcContext, context: &mut Isolated<A>, reason: Reas
 
 by_family! {
     /// [`decide`], which the verifier checks apart, with one of [`Reason`]'s numbers: one of [`Midstream`]'s.
-    unsafe fn pick_up[pick_up4, pick_up6]<A>(
+    unsafe fn judge_apart[midstream4, midstream6]<A>(
         skb: *mut __sk_buff,
         context: *mut Context<A>,
         place: u32,

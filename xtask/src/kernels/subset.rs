@@ -50,7 +50,7 @@ mod tests {
             let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
             let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap();
             let is_there =
-                text.contains(&format!("fn {function}(")) || text.contains(&format!("{function}: "));
+                text.contains(&format!("fn {function}(")) || text.contains(&format!("{function}: \""));
             assert!(is_there, "{test}");
         }
     }
